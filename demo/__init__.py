@@ -1,0 +1,1 @@
+"""The sample pairs and the demonstration that `make demo` runs."""

@@ -1,0 +1,189 @@
+"""Folders of pictures: what belongs together, and the pixels of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from common.errors import InputError, listed
+from common.names import read_names, select, stem
+from featuresExtractor.transforms import Preprocessing, prepare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PAIR_SIDES = ("left", "right")
+FLAT_SIDES = ("features",)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something left out, and why: what the `.json` beside the features tells."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures in the order in which their features are written.
+
+    `sides` is ("left", "right") for pairs and ("features",) for a flat folder; each item has a path for each side.
+    """
+
+    root: Path
+    sides: tuple[str, ...]
+    items: list[tuple[Path, ...]]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def kind(self) -> str:
+        """`pairs` or `images`."""
+        return "pairs" if self.sides == PAIR_SIDES else "images"
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every file's name, size and time of change: differs when a picture does."""
+        digest = hashlib.sha256()
+        for path in (path for item in self.items for path in item):
+            status = path.stat()
+            name = os.fsencode(path.relative_to(self.root))
+            digest.update(b"%s\0%d\0%d\n" % (name, status.st_size, status.st_mtime_ns))
+        return digest.hexdigest()
+
+
+def find_images(root: Path, skip: bool = False) -> Dataset:
+    """The pairs in `root/left` and `root/right`, formed by file stem and sorted by it; or all pictures in a flat `root`.
+
+    An image without a partner is an InputError that names it; with `skip` its name goes to `skipped` instead.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; it must hold left/ and right/, or images")
+    found = [side for side in PAIR_SIDES if (root / side).is_dir()]
+    if len(found) == 1:
+        missing = PAIR_SIDES[1 - PAIR_SIDES.index(found[0])]
+        raise InputError(f"{root}: has {found[0]}/ but no {missing}/; pairs need both")
+    dataset = _find_pairs(root, skip) if found else Dataset(root, FLAT_SIDES, _flat(root))
+    if not dataset.items:
+        raise InputError(f"{root}: no images found{' in left/ and right/' if found else '; nor left/ and right/'}")
+    return dataset
+
+
+def _flat(folder: Path) -> list[tuple[Path, ...]]:
+    return [(path,) for path in _images(folder)]
+
+
+def _images(folder: Path) -> list[Path]:
+    """The files with an image's suffix, sorted by name; hidden ones (`._a.jpg` of some systems) are no pictures."""
+    suffixes = Image.registered_extensions()
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+    return [folder / name for name in names if Path(name).suffix.lower() in suffixes]
+
+
+def _find_pairs(root: Path, skip: bool) -> Dataset:
+    left, right = (_by_stem(root / side) for side in PAIR_SIDES)
+    orphans = [path for own, other in ((left, right), (right, left)) for key, path in own.items() if key not in other]
+    if orphans and not skip:
+        raise InputError("; ".join(_orphan_lines(root, orphans)) + "; --on-error skip leaves them out")
+    items: list[tuple[Path, ...]] = [(left[key], right[key]) for key in sorted(left.keys() & right.keys())]
+    reason = "no image of the same name on the other side"
+    return Dataset(root, PAIR_SIDES, items, tuple(Skipped(_name(root, path), reason) for path in orphans))
+
+
+def _orphan_lines(root: Path, orphans: list[Path]) -> Iterator[str]:
+    """A sentence for each side that has images without a partner."""
+    for here, there in (PAIR_SIDES, PAIR_SIDES[::-1]):
+        if names := [path.name for path in orphans if path.parent.name == here]:
+            have = "image has" if len(names) == 1 else "images have"
+            yield f"{root}: {len(names):,} {here} {have} no {there} image of the same name: {listed(names)}"
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Stem -> path; two files of one stem in one folder are an InputError, since either could be meant."""
+    found: dict[str, Path] = {}
+    for path in _images(folder):
+        other = found.setdefault(stem(path.name), path)
+        if other is not path:
+            raise InputError(f"{folder}: {listed([other.name, path.name])} share a name; a pair needs one of them")
+    return found
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def keep_subset(dataset: Dataset, subset: Path, skip: bool = False) -> Dataset:
+    """Only the items that a CSV file names; a name without images is an InputError, or goes to `skipped`."""
+    chosen, missing = select([item[0].name for item in dataset.items], read_names(subset), subset)
+    if missing and not skip:
+        raise InputError(
+            f"{subset}: {len(missing):,} of its names are not in {dataset.root}: {listed(missing)}; "
+            "--on-error skip leaves them out"
+        )
+    absent = tuple(Skipped(name, f"named in {subset.name}, not found") for name in missing)
+    return replace(dataset, items=[dataset.items[index] for index in chosen], skipped=dataset.skipped + absent)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Pixels (sides, 3, crop, crop) uint8 of the item with this index; or None, and what could not be read and why."""
+
+    index: int
+    pixels: NDArray[np.uint8] | None
+    faults: tuple[Skipped, ...] = ()
+
+
+def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing) -> Item:
+    """Reads and prepares the pictures of one item, each decoded once."""
+    sides, faults = [], []
+    for path in dataset.items[index]:
+        try:
+            sides.append(read_image(path, preprocessing))
+        except Exception as error:  # decoders raise whatever a broken file leads them to
+            reason = " ".join(str(error).split()) or type(error).__name__
+            faults.append(Skipped(_name(dataset.root, path), reason.replace(f" {str(path)!r}", "")))
+    return Item(index, None if faults else np.stack(sides), tuple(faults))
+
+
+def read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The prepared pixels (3, crop, crop) of the first frame of an image file."""
+    with Image.open(path) as image:
+        return prepare(image, preprocessing)
+
+
+def read_ahead(dataset: Dataset, preprocessing: Preprocessing, workers: int, ahead: int) -> Iterator[Item]:
+    """All items in order, decoded by `workers` threads that are at most `ahead` items in front of the consumer.
+
+    Threads, not processes: Pillow decodes and resizes without holding the interpreter's lock.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        indices = iter(range(len(dataset)))
+        waiting: deque[Future[Item]] = deque()
+        try:
+            while True:
+                for index in islice(indices, ahead - len(waiting)):
+                    waiting.append(pool.submit(read_item, dataset, index, preprocessing))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def in_batches(items: Iterator[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Consecutive items, `size` at a time; fewer at the end."""
+    while batch := list(islice(items, size)):
+        yield batch

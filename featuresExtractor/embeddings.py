@@ -1,0 +1,198 @@
+"""The features file: the contract between extraction and training.
+
+One `.npy` without pickle: a structured array, a row for each item and view, originals first. For pairs its fields are
+`left (D,) float32`, `right (D,) float32`, `left_name`, `right_name` and `view` (0 original, 1 flipped); for a flat
+folder `features`, `name` and `view`. `np.load(file, mmap_mode="r")["left"]` is the N x D matrix. A `.json` of the same
+stem beside it tells where the numbers come from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.errors import InputError, listed
+from common.files import finish_file, partial_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Features = NDArray[np.float32]
+
+CHUNK_BYTES = 64 * 2**20
+
+
+def row_type(sides: Sequence[str], width: int, name_length: int) -> np.dtype[Any]:
+    """The structured type of a row with `width` numbers a side."""
+    name = f"U{max(1, name_length)}"
+    fields: list[tuple[Any, ...]] = [(side, "<f4", (width,)) for side in sides]
+    fields += [(name_field(side), name) for side in sides]
+    return np.dtype([*fields, ("view", "u1")])
+
+
+def name_field(side: str) -> str:
+    """The field that holds the names of a side: `left` -> `left_name`, `features` -> `name`."""
+    return "name" if side == "features" else f"{side}_name"
+
+
+def make_rows(row: np.dtype[Any], names: Sequence[Sequence[str]], features: Features, view: int) -> NDArray[Any]:
+    """Rows of one view: `names` has n rows of one name a side, `features` is (n, sides, D)."""
+    block = np.zeros(len(names), row)
+    for number, side in enumerate(sides_of(row)):
+        block[side] = features[:, number]
+        block[name_field(side)] = [item[number] for item in names]
+    block["view"] = view
+    return block
+
+
+def sides_of(row: np.dtype[Any]) -> tuple[str, ...]:
+    """The fields that hold vectors: ("left", "right") or ("features",)."""
+    return tuple(name for name in row.names or () if row[name].ndim == 1)
+
+
+class FeaturesWriter:
+    """Writes a features file in the order of the data, without ever holding it.
+
+    Room is made for `rows` items in each of `views` views; where items were left out, the views close up at the end.
+    Used in a `with`: the file has its name only if `finish` was reached, and no unfinished file stays behind.
+    """
+
+    def __init__(self, path: Path, row: np.dtype[Any], rows: int, views: int = 1) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.row, self.rows, self.views = path, row, rows, views
+        self.written = 0
+        self.partial = partial_name(path)
+        self.file = self.partial.open("w+b")
+        self.start = _write_header(self.file, row, rows * views)
+
+    def __enter__(self) -> FeaturesWriter:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self.file.close()
+        self.partial.unlink(missing_ok=True)
+
+    def append(self, blocks: Sequence[NDArray[Any]]) -> None:
+        """Adds n items: one block of n rows for each view."""
+        for view, block in enumerate(blocks):
+            self._seek(view * self.rows + self.written)
+            self.file.write(block.tobytes())
+        self.written += len(blocks[0])
+
+    def _seek(self, row: int) -> None:
+        self.file.seek(self.start + row * self.row.itemsize)
+
+    def finish(self) -> None:
+        """Closes the gaps that left-out items made, writes the true number of rows, and gives the file its name."""
+        if self.written < self.rows:
+            self._close_up()
+        self.file.flush()
+        finish_file(self.partial, self.path)
+
+    def _close_up(self) -> None:
+        """Moves each view's rows to follow the view before it. Rows only move forwards, so none is overwritten unread."""
+        step = max(1, CHUNK_BYTES // self.row.itemsize)
+        for view in range(1, self.views):
+            for row in range(0, self.written, step):
+                self._seek(view * self.rows + row)
+                block = self.file.read(min(step, self.written - row) * self.row.itemsize)
+                self._seek(view * self.written + row)
+                self.file.write(block)
+        self.file.truncate(self.start + self.views * self.written * self.row.itemsize)
+        _write_header(self.file, self.row, self.views * self.written)
+
+
+def _write_header(file: Any, row: np.dtype[Any], rows: int) -> int:
+    """Writes the `.npy` header at the start of the file and returns its length, which does not depend on `rows`:
+    numpy pads it for a number of rows that may still change."""
+    file.seek(0)
+    description = {"descr": np.lib.format.dtype_to_descr(row), "fortran_order": False, "shape": (rows,)}
+    np.lib.format.write_array_header_1_0(file, description)
+    return int(file.tell())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An opened features file: its rows are read in chunks, never all at once."""
+
+    path: Path
+    row: np.dtype[Any]
+    count: int
+    start: int
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """("left", "right") or ("features",)."""
+        return sides_of(self.row)
+
+    @property
+    def width(self) -> int:
+        """D, the numbers a side."""
+        return int(self.row[self.sides[0]].shape[0])
+
+    @property
+    def name_length(self) -> int:
+        """Characters that a name field has room for."""
+        return self.row[name_field(self.sides[0])].itemsize // np.dtype("U1").itemsize
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """The rows in order, some 64 MB at a time."""
+        step = max(1, CHUNK_BYTES // self.row.itemsize)
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            for row in range(0, self.count, step):
+                yield np.fromfile(file, self.row, min(step, self.count - row))
+
+    def all(self) -> NDArray[Any]:
+        """All rows as a read-only memory map."""
+        mapped: NDArray[Any] = np.memmap(self.path, self.row, mode="r", offset=self.start, shape=(self.count,))
+        return mapped
+
+
+def open_features(path: Path) -> Rows:
+    """Opens a features file that this project wrote; InputError for anything else. Nothing is unpickled."""
+    try:
+        with path.open("rb") as file:
+            shape, fortran, row = read_header(file)
+            start = file.tell()
+    except OSError as error:
+        raise InputError(f"{path}: no features file could be read here ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a .npy file; extract.py writes the features file") from error
+    if problem := _problem(shape, fortran, row):
+        raise InputError(f"{path}: not a features file: {problem}; extract.py writes one")
+    rows = Rows(path, row, shape[0], start)
+    if os.path.getsize(path) != start + rows.count * row.itemsize:
+        raise InputError(f"{path}: cut short or damaged: its header promises {rows.count:,} rows; extract it again")
+    return rows
+
+
+def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type from the header of a `.npy` file; ValueError when it has none."""
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, fortran, row = read(file)
+    return shape, fortran, row
+
+
+def _problem(shape: tuple[int, ...], fortran: bool, row: np.dtype[Any]) -> str | None:
+    """What keeps a `.npy` array from being a features file, in words."""
+    names = row.names
+    if names is None:
+        return f"it holds an array of {row} of shape {shape}, not rows with fields"
+    if len(shape) != 1 or fortran:
+        return f"its shape is {shape}, not (rows,)"
+    for sides in (("left", "right"), ("features",)):
+        if set(names) == {*sides, *map(name_field, sides), "view"}:
+            widths = {row[side].shape for side in sides}
+            floats = all(row[side].base == np.float32 for side in sides)
+            texts = all(row[name_field(side)].kind == "U" for side in sides)
+            good = floats and texts and len(widths) == 1 and len(widths.pop()) == 1 and row["view"] == np.uint8
+            return None if good and shape[0] else "its fields have unexpected types or it has no rows"
+    return f"its fields are {listed(names)}, not left, right, left_name, right_name, view"

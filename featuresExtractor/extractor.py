@@ -1,0 +1,134 @@
+"""The one loop: pictures are read ahead, go through the backbone once a view, and their features are written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.console import duration
+from common.errors import InputError, listed, printable
+from featuresExtractor.activations import TappedBackbone, bytes_per_image, concatenated
+from featuresExtractor.datasets import Dataset, Item, Skipped, in_batches, read_ahead
+from featuresExtractor.embeddings import FeaturesWriter, make_rows
+from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CPU_BUDGET = 2**27  # bytes of activations; more at a time leave the caches and were measured slower on a CPU
+
+
+class Forward:
+    """The backbone on its device: prepared pixels in, features of every view out.
+
+    At most `batch` pictures at a time, fewer where memory asks for it. A GPU that runs out of memory all the same gets
+    half as many from then on.
+    """
+
+    def __init__(self, backbone: TappedBackbone, preprocessing: Preprocessing, views: int, device: torch.device, batch: int):
+        self.backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.preprocessing, self.views, self.device = preprocessing, VIEWS[:views], device
+        probe = self._images(torch.zeros(1, 3, preprocessing.crop, preprocessing.crop, dtype=torch.uint8))
+        self.width = concatenated(self.backbone, probe).shape[1]
+        self.batch = max(1, min(batch, self._budget() // bytes_per_image(self.backbone, probe)))
+
+    def _budget(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else CPU_BUDGET
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        """Bytes over the bus, normalised on the device, in the layout that convolutions are fastest in."""
+        images = normalise(pixels.to(self.device), self.preprocessing)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, pixels: Tensor) -> NDArray[np.float32]:
+        """Pixels (n, 3, H, W) uint8 -> (views, n, D) float32."""
+        parts = []
+        while len(pixels):
+            try:
+                parts.append(self._views(pixels[: self.batch]))
+            except torch.OutOfMemoryError:
+                self._halve()
+            else:
+                pixels = pixels[len(parts[-1][0]) :]
+        return np.concatenate(parts, axis=1)
+
+    def _views(self, pixels: Tensor) -> NDArray[np.float32]:
+        images = self._images(pixels)
+        return torch.stack([concatenated(self.backbone, view(images)) for view in self.views]).cpu().numpy()
+
+    def _halve(self) -> None:
+        if self.batch == 1:
+            raise InputError("the GPU's memory does not hold the network and one picture; use --cpu")
+        self.batch //= 2
+        torch.cuda.empty_cache()
+        tqdm.write(f"the GPU ran out of memory: going on with {self.batch} pictures at a time", file=sys.stderr)
+
+
+@dataclass
+class Report:
+    """What an extraction did: items written, what was left out, and the seconds spent on each part."""
+
+    written: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"waiting for images": 0.0, "forward": 0.0, "writing": 0.0})
+
+    def summary(self, pictures: int) -> str:
+        """One line: pictures, time, rate, and where the time went."""
+        total = sum(self.seconds.values())
+        shares = ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in self.seconds.items())
+        return f"{pictures:,} pictures in {duration(total)}, {pictures / total:.1f} images/s ({shares})"
+
+
+class _Clock:
+    """Seconds since the last look."""
+
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+
+    def lap(self) -> float:
+        last, self.last = self.last, time.perf_counter()
+        return self.last - last
+
+
+def extract(dataset: Dataset, forward: Forward, writer: FeaturesWriter, workers: int, skip: bool = False) -> Report:
+    """Writes the features of every item of `dataset`, in order, and returns what was done.
+
+    An unreadable picture is an InputError that names it; with `skip` its whole item is left out and reported.
+    """
+    sides = len(dataset.sides)
+    size = max(1, forward.batch // sides)
+    report, clock = Report(), _Clock()
+    items = read_ahead(dataset, forward.preprocessing, workers, ahead=size + 2 * workers)
+    pictures = sides * len(forward.views)
+    with tqdm(total=len(dataset) * pictures, unit=" images", desc="extract", smoothing=0.05) as bar:
+        for batch in in_batches(items, size):
+            readable = _readable(batch, report, skip)
+            report.seconds["waiting for images"] += clock.lap()
+            if readable:
+                features = forward(torch.from_numpy(np.concatenate([item.pixels for item in readable if item.pixels is not None])))
+                report.seconds["forward"] += clock.lap()
+                names = [[path.name for path in dataset.items[item.index]] for item in readable]
+                by_item = features.reshape(len(features), len(readable), sides, -1)
+                writer.append([make_rows(writer.row, names, values, view) for view, values in enumerate(by_item)])
+                report.written += len(readable)
+            report.seconds["writing"] += clock.lap()
+            bar.update(len(batch) * pictures)
+    return report
+
+
+def _readable(batch: Sequence[Item], report: Report, skip: bool) -> list[Item]:
+    """The items that could be read; the others are reported, or end the extraction."""
+    faults = [fault for item in batch for fault in item.faults]
+    if faults and not skip:
+        told = listed(f"{fault.name} ({printable(fault.reason)})" for fault in faults)
+        raise InputError(f"unreadable: {told}; mend or remove it, or leave such pairs out with --on-error skip")
+    report.skipped += faults
+    return [item for item in batch if item.pixels is not None]
