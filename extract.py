@@ -4,10 +4,10 @@
     python extract.py -d PAIRS -s FEATURES --model efficientnet_lite0 -p adapt
     python extract.py --list-models
 
-PAIRS holds `left/` and `right/`; files of the same name (whatever their suffix) are a pair. A folder without `left/` and
-`right/` is taken as a flat folder of pictures. FEATURES/<model>/ receives `features.npy`, a `.json` that says where the
-numbers come from, and with `adapt-pca N` also `features_pcaN.npy` and the PCA itself. Another N later uses the features
-that are already there.
+PAIRS holds `left/` and `right/`; files of the same name (whatever their suffix) are a pair. A folder without them is
+taken as a flat folder of pictures. FEATURES/<model>/ receives `features.npy`, a `.json` that says where the numbers come
+from, and with `adapt-pca N` also `features_pcaN.npy` and the PCA itself. Another N later uses the features that are
+already there.
 """
 
 from __future__ import annotations
@@ -39,32 +39,48 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-d", "--dataset", type=Path, metavar="PATH", help="folder with left/ and right/, or a flat folder of pictures")
     add("-s", "--save", type=Path, metavar="PATH", help="folder to write to; the model's name is added")
-    add("-b", "--batch-size", type=_positive, default=64, metavar="N",
-        help="pictures at a time, at most; memory may ask for fewer (default 64)")
-    add("--data-aug", action=argparse.BooleanOptionalAction, default=True,
-        help="also extract every picture flipped left to right (default: yes, as in the paper)")
-    add("-p", "--processor", nargs="+", metavar=("NAME", "N"),
-        help="adapt: layers pooled, normalised, concatenated; adapt-pca N: also reduced to N numbers")
+    add(
+        "-b",
+        "--batch-size",
+        type=console.positive,
+        default=64,
+        metavar="N",
+        help="pictures at a time, at most; memory may ask for fewer (default 64)",
+    )
+    add(
+        "--data-aug",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also extract every picture flipped left to right (default: yes, as in the paper)",
+    )
+    add(
+        "-p",
+        "--processor",
+        nargs="+",
+        metavar=("NAME", "N"),
+        help="adapt: layers pooled, normalised, concatenated; adapt-pca N: also reduced to N numbers",
+    )
     add("--model", default="clip_rn50x4", metavar="NAME", help="backbone (default clip_rn50x4; see --list-models)")
     add("--weights", metavar="FILE", help="local weights (.safetensors or .pt state dict), or 'random' (see --seed)")
-    add("--seed", type=int, default=0, metavar="N", help="seed of --weights random (default 0)")
+    add("--seed", type=console.natural, default=0, metavar="N", help="seed of --weights random (default 0)")
     add("--subset", type=Path, metavar="CSV", help="only the pairs that this CSV names, such as TLL_obj.csv")
-    add("--on-error", choices=("fail", "skip"), default="fail",
-        help="what to do with pictures that have no partner or cannot be read (default fail)")
+    add(
+        "--on-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what to do with pictures that have no partner or cannot be read (default fail)",
+    )
     add("--overwrite", action="store_true", help="replace features that are already in the output folder")
-    device = parser.add_mutually_exclusive_group()
-    device.add_argument("--gpu", dest="gpu", action="store_true", default=None, help="use the GPU (default where there is one)")
-    device.add_argument("--cpu", dest="gpu", action="store_false", help="use the CPU")
-    add("--workers", type=_positive, default=None, metavar="N", help="threads that read pictures (default: one a core)")
+    console.add_device(parser)
+    add(
+        "--workers",
+        type=console.positive,
+        default=None,
+        metavar="N",
+        help="threads that read pictures (default: one a core)",
+    )
     add("--list-models", action="store_true", help="show the backbones and end")
     return parser
-
-
-def _positive(text: str) -> int:
-    """An argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(console.table(HEADER, listing()))
         return 0
-    if missing := [flag for flag, value in (("-d", args.dataset), ("-s", args.save), ("-p", args.processor)) if not value]:
+    if missing := [
+        flag for flag, value in (("-d", args.dataset), ("-s", args.save), ("-p", args.processor)) if not value
+    ]:
         parser.error(f"{', '.join(missing)} missing; -h shows all arguments")
     return console.guarded("extract.py", lambda: run(args))
 
@@ -139,12 +157,16 @@ def _extract(
             raise InputError(f"{features}: already there, made in the same way; --overwrite makes it again")
         print(f"{features} is there and was made in the same way: used again")
         return
-    forward = Forward(TappedBackbone(backbone, tuple(model.layers)), model.preprocessing, views, device, args.batch_size)
+    forward = Forward(
+        TappedBackbone(backbone, tuple(model.layers)), model.preprocessing, views, device, args.batch_size
+    )
     report = _loop(args, model, dataset, forward, features)
     flags = {name: str(value) for name, value in vars(args).items() if value is not None}
     provenance.record(features, chosen, report, dataset, flags)
     pictures = report.written * len(dataset.sides) * views
-    print(f"{features}: {report.written:,} {dataset.kind}, {model.width:,} numbers a picture; {report.summary(pictures)}")
+    print(
+        f"{features}: {report.written:,} {dataset.kind}, {model.width:,} numbers a picture; {report.summary(pictures)}"
+    )
     if skipped := len(dataset.skipped) + len(report.skipped):
         print(f"warning: {skipped:,} left out; {features.with_suffix('.json')} tells which and why", file=sys.stderr)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 
@@ -38,3 +40,37 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def positive(text: str) -> int:
+    """An argument that counts something: 1, 2, 3, ..."""
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """An argument such as a seed: 0, 1, 2, ..."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or above")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """An argument that scales something: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--gpu | --cpu`, kept in `gpu` as True, False or None when nothing is said."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--gpu", dest="gpu", action="store_true", default=None, help="use the GPU (default where there is one)"
+    )
+    either.add_argument("--cpu", dest="gpu", action="store_false", help="use the CPU")

@@ -21,7 +21,7 @@ def stem(name: str) -> str:
 
 
 def read_names(path: Path) -> list[str]:
-    """The distinct names of a CSV file, in order: its only column, or the one called `TLL_obj`, `name` or `left_name`."""
+    """The distinct names of a CSV file, in order: its only column, or that called `TLL_obj`, `name` or `left_name`."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]

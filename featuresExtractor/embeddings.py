@@ -8,7 +8,6 @@ stem beside it tells where the numbers come from.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,7 @@ class FeaturesWriter:
         finish_file(self.partial, self.path)
 
     def _close_up(self) -> None:
-        """Moves each view's rows to follow the view before it. Rows only move forwards, so none is overwritten unread."""
+        """Moves each view's rows up behind the view before it; in this order none is overwritten before it is read."""
         step = max(1, CHUNK_BYTES // self.row.itemsize)
         for view in range(1, self.views):
             for row in range(0, self.written, step):
@@ -168,7 +167,7 @@ def open_features(path: Path) -> Rows:
     if problem := _problem(shape, fortran, row):
         raise InputError(f"{path}: not a features file: {problem}; extract.py writes one")
     rows = Rows(path, row, shape[0], start)
-    if os.path.getsize(path) != start + rows.count * row.itemsize:
+    if path.stat().st_size != start + rows.count * row.itemsize:
         raise InputError(f"{path}: cut short or damaged: its header promises {rows.count:,} rows; extract it again")
     return rows
 
@@ -196,3 +195,45 @@ def _problem(shape: tuple[int, ...], fortran: bool, row: np.dtype[Any]) -> str |
             good = floats and texts and len(widths) == 1 and len(widths.pop()) == 1 and row["view"] == np.uint8
             return None if good and shape[0] else "its fields have unexpected types or it has no rows"
     return f"its fields are {listed(names)}, not left, right, left_name, right_name, view"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The vectors of pairs in memory: `left` and `right` (N, D) float32, the names, and each row's view."""
+
+    left: Features
+    right: Features
+    names: list[tuple[str, str]]
+    view: NDArray[np.uint8]
+
+
+def read_pairs(path: Path) -> Embeddings:
+    """Reads a features file of pairs: this project's, or the field's old one (see `old_files`)."""
+    if _is_old(path):
+        return _read_old(path)
+    rows = open_features(path)
+    if rows.sides != ("left", "right"):
+        raise InputError(f"{path}: features of a flat folder; training needs pairs (a folder with left/ and right/)")
+    table = rows.all()
+    names = list(zip(table["left_name"].tolist(), table["right_name"].tolist(), strict=True))
+    return Embeddings(np.array(table["left"]), np.array(table["right"]), names, np.array(table["view"]))
+
+
+def _is_old(path: Path) -> bool:
+    """Whether `path` is a `.npy` that holds a pickled object."""
+    try:
+        with path.open("rb") as file:
+            shape, _, row = read_header(file)
+    except (OSError, ValueError):
+        return False
+    return row == np.dtype(object) and shape == ()
+
+
+def _read_old(path: Path) -> Embeddings:
+    from featuresExtractor.old_files import read_old_file, views_of
+
+    with path.open("rb") as file:
+        read_header(file)
+        left, right, left_names, right_names = read_old_file(file, path)
+    names = list(zip(left_names, right_names, strict=True))
+    return Embeddings(left, right, names, views_of(names))

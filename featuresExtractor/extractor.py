@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from common.console import duration
 from common.errors import InputError, listed, printable
+from common.progress import progress
 from featuresExtractor.activations import TappedBackbone, bytes_per_image, concatenated
 from featuresExtractor.datasets import Dataset, Item, Skipped, in_batches, read_ahead
 from featuresExtractor.embeddings import FeaturesWriter, make_rows
@@ -33,7 +34,9 @@ class Forward:
     half as many from then on.
     """
 
-    def __init__(self, backbone: TappedBackbone, preprocessing: Preprocessing, views: int, device: torch.device, batch: int):
+    def __init__(
+        self, backbone: TappedBackbone, preprocessing: Preprocessing, views: int, device: torch.device, batch: int
+    ):
         self.backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocessing, self.views, self.device = preprocessing, VIEWS[:views], device
         probe = self._images(torch.zeros(1, 3, preprocessing.crop, preprocessing.crop, dtype=torch.uint8))
@@ -78,7 +81,9 @@ class Report:
 
     written: int = 0
     skipped: list[Skipped] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: {"waiting for images": 0.0, "forward": 0.0, "writing": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"waiting for images": 0.0, "forward": 0.0, "writing": 0.0}
+    )
 
     def summary(self, pictures: int) -> str:
         """One line: pictures, time, rate, and where the time went."""
@@ -108,12 +113,14 @@ def extract(dataset: Dataset, forward: Forward, writer: FeaturesWriter, workers:
     report, clock = Report(), _Clock()
     items = read_ahead(dataset, forward.preprocessing, workers, ahead=size + 2 * workers)
     pictures = sides * len(forward.views)
-    with tqdm(total=len(dataset) * pictures, unit=" images", desc="extract", smoothing=0.05) as bar:
+    with progress(len(dataset) * pictures, "extract", "images") as bar:
         for batch in in_batches(items, size):
             readable = _readable(batch, report, skip)
             report.seconds["waiting for images"] += clock.lap()
             if readable:
-                features = forward(torch.from_numpy(np.concatenate([item.pixels for item in readable if item.pixels is not None])))
+                features = forward(
+                    torch.from_numpy(np.concatenate([item.pixels for item in readable if item.pixels is not None]))
+                )
                 report.seconds["forward"] += clock.lap()
                 names = [[path.name for path in dataset.items[item.index]] for item in readable]
                 by_item = features.reshape(len(features), len(readable), sides, -1)

@@ -49,7 +49,9 @@ def check_components(n_components: int, rows: int, width: int) -> None:
     """InputError when `rows` vectors of `width` numbers have no `n_components` principal components."""
     most = min(rows, width)
     if not 1 <= n_components <= most:
-        raise InputError(f"{n_components:,} components asked of {rows:,} vectors of {width:,} numbers; 1 to {most:,} are possible")
+        raise InputError(
+            f"{n_components:,} components asked of {rows:,} vectors of {width:,} numbers; 1 to {most:,} are possible"
+        )
 
 
 @torch.inference_mode()

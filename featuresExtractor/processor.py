@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import InputError, nearest
+from common.progress import Bar, progress
 
 if TYPE_CHECKING:
     import torch
     from sklearn.decomposition import PCA
 
     from featuresExtractor.embeddings import Features, Rows
-
-Bar: TypeAlias = "tqdm[object]"
 
 WORDS = {"adapt": 0, "adapt-pca": 1}
 ALLOWED = "adapt, or adapt-pca N"
@@ -46,7 +44,9 @@ def parse_processor(words: Sequence[str]) -> Processor:
     if not numbers:
         return Processor(name)
     if not numbers[0].isdecimal() or int(numbers[0]) < 1:
-        raise InputError(f"processor '{' '.join(words)}': '{numbers[0]}' is not a whole number above 0; allowed: {ALLOWED}")
+        raise InputError(
+            f"processor '{' '.join(words)}': '{numbers[0]}' is not a whole number above 0; allowed: {ALLOWED}"
+        )
     return Processor(name, int(numbers[0]))
 
 
@@ -60,7 +60,7 @@ def reduce_features(source: Path, target: Path, pca_file: Path, n_components: in
     from featuresExtractor.pca import fit_pca, save_pca
 
     rows = open_features(source)
-    with tqdm(total=2 * rows.count, desc="pca", unit="row") as bar:
+    with progress(2 * rows.count, "pca", "rows") as bar:
         pca = fit_pca(_vectors(rows, bar), rows.width, n_components, device)
         _project(rows, target, pca, device, bar)
     save_pca(pca, pca_file)

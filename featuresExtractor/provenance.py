@@ -41,10 +41,20 @@ def record_reduced(path: Path, source: Path, components: int, kept: float) -> No
     """Writes the `.json` beside reduced features: that of their source, and the PCA."""
     facts = json.loads(source.with_suffix(".json").read_text(encoding="utf-8"))
     fitted_on = "all vectors of the source, all sides and views"
-    write_json(path.with_suffix(".json"), facts | {"pca": {
-        "components": components, "fitted_on": fitted_on, "whitening": False, "explained_variance": kept,
-        "source": source.name, "source_sha256": sha256(source),
-    }})
+    write_json(
+        path.with_suffix(".json"),
+        facts
+        | {
+            "pca": {
+                "components": components,
+                "fitted_on": fitted_on,
+                "whitening": False,
+                "explained_variance": kept,
+                "source": source.name,
+                "source_sha256": sha256(source),
+            }
+        },
+    )
 
 
 def same_features(path: Path, chosen: Mapping[str, Any]) -> bool:
@@ -57,7 +67,9 @@ def same_features(path: Path, chosen: Mapping[str, Any]) -> bool:
     try:
         there = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: already there, and no .json beside it says how it was made; --overwrite replaces it") from error
+        raise InputError(
+            f"{path}: already there, and no .json beside it says how it was made; --overwrite replaces it"
+        ) from error
     if differing := [key for key, value in json.loads(json.dumps(dict(chosen))).items() if there.get(key) != value]:
         raise InputError(f"{path}: already there, made with other {', '.join(differing)}; --overwrite replaces it")
     return True

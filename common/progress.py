@@ -1,0 +1,16 @@
+"""Bars that show where long work is: what is done, how fast, and the time left."""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeAlias
+
+from tqdm import tqdm
+
+Bar: TypeAlias = "tqdm[object]"
+
+
+def progress(total: int, what: str, unit: str) -> Bar:
+    """A bar on stderr; where that is no terminal (a log file), a line now and then instead of ten a second."""
+    every = 0.1 if sys.stderr.isatty() else 20.0
+    return tqdm(total=total, desc=what, unit=f" {unit}", smoothing=0.05, mininterval=every, maxinterval=2 * every)
