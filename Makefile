@@ -16,7 +16,7 @@ check: .venv/ready
 	$(BIN)/mypy
 
 docs: .venv/ready
-	$(BIN)/python -m docs.make
+	PYTHONPATH=. $(BIN)/python docs/make.py
 
 clean:
 	rm -rf .venv demo-output

@@ -5,9 +5,9 @@
     python extract.py --list-models
 
 PAIRS holds `left/` and `right/`; files of the same name (whatever their suffix) are a pair. A folder without them is
-taken as a flat folder of pictures. FEATURES/<model>/ receives `features.npy`, a `.json` that says where the numbers come
-from, and with `adapt-pca N` also `features_pcaN.npy` and the PCA itself. Another N later uses the features that are
-already there.
+taken as a flat folder of pictures. `FEATURES/<model>/` receives `features.npy`, a `.json` that says where the numbers
+come from, and with `adapt-pca N` also `features_pcaN.npy` and the PCA itself. Another N later uses the features that
+are already there.
 """
 
 from __future__ import annotations
@@ -117,10 +117,19 @@ def run(args: argparse.Namespace) -> int:
 
     device = choose_device(args.gpu)
     full_precision()
+    _make_folder(folder)
     _extract(args, model, processor, dataset, device, features)
     if processor.components:
         _reduce(features, reduced, processor.components, device)
     return 0
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes the output folder; InputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder can be made here ({error.strerror})") from error
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
@@ -188,6 +197,7 @@ def _loop(args: argparse.Namespace, model: Model, dataset: Dataset, forward: For
         report = extract(dataset, forward, writer, workers, skip=args.on_error == "skip")
         if not report.written:
             raise InputError(f"{dataset.root}: none of its {len(dataset):,} {dataset.kind} could be read")
+        features.with_suffix(".json").unlink(missing_ok=True)  # it tells of the features that are replaced here
         writer.finish()
     return report
 

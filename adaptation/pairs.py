@@ -39,7 +39,7 @@ class Pairs:
 
 
 def load_pairs(path: Path, subset: Path | None = None) -> Pairs:
-    """Reads a features file; with `subset` only the pairs that a CSV names. InputError where no training is possible."""
+    """Reads a features file; with `subset` only the pairs that a CSV names. InputError where none can be trained on."""
     pairs = by_view(read_pairs(path), path)
     if subset is None:
         return pairs
@@ -51,7 +51,9 @@ def load_pairs(path: Path, subset: Path | None = None) -> Pairs:
 
 def by_view(embeddings: Embeddings, path: Path) -> Pairs:
     """Puts the views of each pair under one another, by name."""
-    views = [_rows_by_name(embeddings, view, path) for view in sorted(set(embeddings.view.tolist()))]
+    if not embeddings.left.size:
+        raise InputError(f"{path}: holds no pairs, or no numbers for them; extract it again")
+    views = [_rows_by_name(embeddings, view, path) for view in sorted({0, *embeddings.view.tolist()})]
     if any(rows.keys() != views[0].keys() for rows in views):
         raise InputError(f"{path}: its views do not hold the same pairs; extract it again")
     names = sorted(views[0])

@@ -32,14 +32,17 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
     else in the folder is touched."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; -s takes a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no run folder could be made here ({error.strerror})") from error
     there = sorted(path for path in folder.iterdir() if path.name in OWN_FILES or OWN_FOLDERS.fullmatch(path.name))
     if there and not overwrite:
         raise InputError(
             f"{folder}: already holds a run ({there[0].name}); give another folder, or --overwrite to replace it"
         )
     for path in there:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
@@ -52,12 +55,21 @@ def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
     _write_csv(target / "split.csv", _split_rows(run, pairs))
     state = {
         "model": head,
-        "head": {name: tensor.cpu() for name, tensor in run.head.state_dict().items()},
-        "optimizer": run.optimiser.state_dict() if run.optimiser else {},
+        "head": _on_cpu(run.head.state_dict()),
+        "optimizer": _on_cpu(run.optimiser.state_dict()) if run.optimiser else {},
         "epoch": len(run.train["Loss"]),
     }
     with written_whole(target / "checkpoint.pt") as partial:
         torch.save(state, partial)
+
+
+def _on_cpu(state: Any) -> Any:
+    """A state dict with its tensors on the CPU, so that a machine without a GPU can load it."""
+    if isinstance(state, torch.Tensor):
+        return state.cpu()
+    if isinstance(state, Mapping):
+        return {key: _on_cpu(value) for key, value in state.items()}
+    return [_on_cpu(value) for value in state] if isinstance(state, list) else state
 
 
 def _write_events(folder: Path, curves: Mapping[str, Curves]) -> None:
@@ -86,7 +98,11 @@ def _split_rows(run: Run, pairs: Pairs) -> Iterable[Sequence[object]]:
 
 
 def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    # a file name that is not UTF-8 (Python marks its bytes) is written with escapes
+    with (
+        written_whole(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         csv.writer(file).writerows(rows)
 
 

@@ -69,7 +69,7 @@ def train_run(pairs: Pairs, settings: Settings, number: int, on_epoch: Callable[
 
 
 def train_epoch(head: nn.Module, optimiser: torch.optim.Optimizer | None, train: Pairs, settings: Settings) -> Metrics:
-    """One step on all train pairs; returns the loss (each view is a batch, averaged) and the original view's metrics."""
+    """One step on all train pairs; returns the loss (averaged over the views) and the original view's metrics."""
     with torch.set_grad_enabled(optimiser is not None):
         by_view = [
             cosine_similarities(head(left), head(right)) for left, right in zip(train.left, train.right, strict=True)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tqdm import tqdm
 
-Bar: TypeAlias = "tqdm[object]"
+Bar: TypeAlias = tqdm
 
 
 def progress(total: int, what: str, unit: str) -> Bar:

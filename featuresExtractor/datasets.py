@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
+NO_PICTURES = {".h5", ".hdf", ".mpeg", ".mpg", ".pdf"}  # suffixes that Pillow registers, of files that it cannot read
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Dataset:
 
 
 def find_images(root: Path, skip: bool = False) -> Dataset:
-    """The pairs in `root/left` and `root/right`, formed by file stem and sorted by it; or the pictures in a flat `root`.
+    """The pairs of `root/left` and `root/right`, formed and sorted by file stem; or the pictures of a flat `root`.
 
     An image without a partner is an InputError that names it; with `skip` its name goes to `skipped` instead.
     """
@@ -77,6 +78,8 @@ def find_images(root: Path, skip: bool = False) -> Dataset:
         raise InputError(f"{root}: has {found[0]}/ but no {missing}/; pairs need both")
     dataset = _find_pairs(root, skip) if found else Dataset(root, FLAT_SIDES, _flat(root))
     if not dataset.items:
+        if dataset.skipped:
+            raise InputError(f"{root}: no pairs: no image in left/ has one of the same name in right/")
         raise InputError(f"{root}: no images found{' in left/ and right/' if found else '; nor left/ and right/'}")
     return dataset
 
@@ -87,7 +90,7 @@ def _flat(folder: Path) -> list[tuple[Path, ...]]:
 
 def _images(folder: Path) -> list[Path]:
     """The files with an image's suffix, sorted by name; hidden ones (`._a.jpg` of some systems) are no pictures."""
-    suffixes = Image.registered_extensions()
+    suffixes = Image.registered_extensions().keys() - NO_PICTURES
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
     return [folder / name for name in names if Path(name).suffix.lower() in suffixes]
 

@@ -176,7 +176,10 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type from the header of a `.npy` file; ValueError when it has none."""
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, fortran, row = read(file)
+    try:
+        shape, fortran, row = read(file)
+    except Exception as error:  # a hostile header leads numpy's parser into errors of many types
+        raise ValueError("its header cannot be read") from error
     return shape, fortran, row
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CPU_BUDGET = 2**27  # bytes of activations; more at a time leave the caches and were measured slower on a CPU
+NO_ROOM = "the GPU's memory does not hold the network and one picture; use --cpu"
 
 
 class Forward:
@@ -37,11 +38,14 @@ class Forward:
     def __init__(
         self, backbone: TappedBackbone, preprocessing: Preprocessing, views: int, device: torch.device, batch: int
     ):
-        self.backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocessing, self.views, self.device = preprocessing, VIEWS[:views], device
-        probe = self._images(torch.zeros(1, 3, preprocessing.crop, preprocessing.crop, dtype=torch.uint8))
-        self.width = concatenated(self.backbone, probe).shape[1]
-        self.batch = max(1, min(batch, self._budget() // bytes_per_image(self.backbone, probe)))
+        try:
+            self.backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            probe = self._images(torch.zeros(1, 3, preprocessing.crop, preprocessing.crop, dtype=torch.uint8))
+            self.width = concatenated(self.backbone, probe).shape[1]
+            self.batch = max(1, min(batch, self._budget() // bytes_per_image(self.backbone, probe)))
+        except torch.OutOfMemoryError as error:
+            raise InputError(NO_ROOM) from error
 
     def _budget(self) -> int:
         return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else CPU_BUDGET
@@ -69,7 +73,7 @@ class Forward:
 
     def _halve(self) -> None:
         if self.batch == 1:
-            raise InputError("the GPU's memory does not hold the network and one picture; use --cpu")
+            raise InputError(NO_ROOM)
         self.batch //= 2
         torch.cuda.empty_cache()
         tqdm.write(f"the GPU ran out of memory: going on with {self.batch} pictures at a time", file=sys.stderr)

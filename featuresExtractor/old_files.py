@@ -7,13 +7,14 @@ Its keys are `left` and `right` (N x D floats; sometimes `left_ebds` and `right_
 from __future__ import annotations
 
 import io
-import pickle  # only its reader of opcodes is used, with every class but arrays refused
+import pickle  # only its reader of opcodes is used, with every class refused but the stand-ins below
+import re
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,12 +22,37 @@ if TYPE_CHECKING:
 ALIASES = {"left": ("left", "left_ebds"), "right": ("right", "right_ebds")}
 
 
-def _empty_array(kind: object, shape: object, code: object) -> NDArray[Any]:
-    """What numpy's `_reconstruct` is called with when an array is unpickled, and nothing else: memory comes later,
-    with the data."""
-    if kind is not np.ndarray or shape != (0,) or code not in (b"b", "b"):
-        raise pickle.UnpicklingError("an array that numpy did not write")
-    return np.ndarray((0,), np.int8)
+class PickledType:
+    """Stands for the `numpy.dtype` of a pickled array: numbers, text or objects, and the order of their bytes."""
+
+    dtype = np.dtype("u1")
+
+    def __init__(self, code: str, _align: bool = False, _copy: bool = True) -> None:
+        if not re.fullmatch(r"[?biufO]\d?|U\d{1,4}", code):
+            raise pickle.UnpicklingError(f"an array of {code}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Takes the byte order from what numpy wrote; the rest is in the code or not for plain types."""
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class PickledArray:
+    """Stands for the `numpy.ndarray` of a pickle and fills itself with checks: numpy's own way of filling an array
+    believes the pickle's description of its type, and then reads memory that isn't the array's."""
+
+    value: NDArray[Any] = np.zeros(0)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Takes (version, shape, type, whether in Fortran's order, bytes or list of objects)."""
+        _, shape, kind, fortran, data = state
+        dtype = kind.dtype
+        values = np.fromiter(data, object) if dtype.kind == "O" else np.frombuffer(data, dtype)
+        self.value = values.reshape(shape, order="F" if fortran else "C")
+        if dtype.kind == "U":
+            self.value = self.value.astype(object)  # here, where text that is none is refused
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -34,10 +60,10 @@ class ArrayUnpickler(pickle.Unpickler):
     before it is imported."""
 
     ADMITTED: dict[tuple[str, str], object] = {  # noqa: RUF012
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy", "ndarray"): PickledArray,
+        ("numpy", "dtype"): PickledType,
+        ("numpy.core.multiarray", "_reconstruct"): PickledArray,
+        ("numpy._core.multiarray", "_reconstruct"): PickledArray,
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -50,10 +76,10 @@ class ArrayUnpickler(pickle.Unpickler):
 def read_old_file(file: IO[bytes], path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str], list[str]]:
     """Left and right vectors (N, D) and names, from a file positioned behind its `.npy` header; or InputError."""
     content = _unpickled(file, path)
-    if isinstance(content, np.ndarray) and content.shape == ():
-        content = content.item()
+    if isinstance(content, PickledArray) and content.value.shape == ():
+        content = content.value.item()
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds {type(content).__name__}, not a dict of left, right, left_name, right_name")
+        raise InputError(f"{path}: holds no dict of left, right, left_name, right_name")
     left, right = (_vectors(content, side, path) for side in ALIASES)
     names = [_names(content, f"{side}_name", len(left), path) for side in ALIASES]
     if left.shape != right.shape:
@@ -65,7 +91,7 @@ def _unpickled(file: IO[bytes], path: Path) -> object:
     try:
         return ArrayUnpickler(io.BytesIO(file.read())).load()
     except Exception as error:  # a file from elsewhere can fail in any way
-        reason = str(error) or type(error).__name__
+        reason = printable(str(error)) or type(error).__name__
         raise InputError(
             f"{path}: refused: an old features file holds arrays, lists and strings alone ({reason})"
         ) from error
@@ -74,17 +100,23 @@ def _unpickled(file: IO[bytes], path: Path) -> object:
 def _vectors(content: dict[str, Any], side: str, path: Path) -> NDArray[np.float32]:
     """The (N, D) array of a side under one of its names."""
     for key in ALIASES[side]:
-        value = content.get(key)
-        if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind == "f":
-            return value.astype(np.float32)
+        value = _array(content, key)
+        if value is not None and value.ndim == 2 and value.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused as such
+                return value.astype(np.float32)
     raise InputError(f"{path}: has no float array of shape (N, D) under {' or '.join(ALIASES[side])}")
+
+
+def _array(content: dict[str, Any], key: str) -> NDArray[Any] | None:
+    """The array under `key`, if there is one."""
+    value = content.get(key)
+    return value.value if isinstance(value, PickledArray) else None
 
 
 def _names(content: dict[str, Any], key: str, count: int, path: Path) -> list[str]:
     """The file names of a side, one a row."""
-    names = content.get(key)
-    if isinstance(names, np.ndarray) and names.dtype.kind == "U":
-        names = names.tolist()
+    array = _array(content, key)
+    names = content.get(key) if array is None else array.tolist()
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: {key} is not a list of {count:,} names")
     return names

@@ -1,0 +1,49 @@
+"""The committed API pages are those that the docstrings make."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+DOCS = PROJECT / "docs"
+REMAKE = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(DOCS)!r})
+import make
+if sys.argv[1] == "with":
+    print(make.MADE_WITH)
+else:
+    make.make_pages(Path(sys.argv[1]))
+"""
+
+
+def make(argument: str) -> str:
+    """Runs docs/make.py's functions in a process of their own, since pdoc imports every module anew."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", REMAKE, argument]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def pages(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}
+
+
+def test_pages_are_current(tmp_path: Path) -> None:
+    made_with = (DOCS / "made-with.txt").read_text(encoding="utf-8").strip()
+    if make("with") != made_with:
+        pytest.skip(f"the pages were made with {made_with}, which prints signatures in its own way")
+    make(str(tmp_path))
+    committed, fresh = pages(DOCS), pages(tmp_path)
+    stale = sorted(name for name in committed.keys() | fresh.keys() if committed.get(name) != fresh.get(name))
+    assert not stale, f"make docs makes these again: {stale}"
+
+
+@pytest.mark.parametrize("page", ["extract.html", "train.html", "featuresExtractor/processor.html"])
+def test_pages_that_readme_names_are_there(page: str) -> None:
+    assert page in pages(DOCS)
