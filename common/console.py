@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import sys
 from collections.abc import Callable, Sequence
 
 from common.errors import InputError
+
+UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # disks and permissions are the user's
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:
@@ -17,20 +20,25 @@ def guarded(program: str, command: Callable[[], int]) -> int:
     except InputError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        print(f"{program}: error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         return 130
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned with two spaces between them: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-        return "  ".join([cells[0].ljust(widths[0]), *rest]).rstrip()
-
-    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+    """Columns with two spaces between them: numbers to the right, words to the left."""
+    columns = [list(column) for column in zip(header, *rows, strict=True)]
+    for column in columns:
+        width = max(map(len, column))
+        numbers = all(cell[:1].isdigit() or cell == "-" for cell in column[1:])
+        column[:] = [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
+        column.insert(1, "-" * width)
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def duration(seconds: float) -> str:

@@ -26,6 +26,6 @@ def printable(name: str) -> str:
 
 
 def nearest(name: str, allowed: Sequence[str]) -> str:
-    """`; did you mean 'x'?` when something allowed looks like `name`, else `;`: what stands before the rest of a line."""
+    """`; did you mean 'x'?` when something allowed looks like `name`, else `;`: the rest of the line follows."""
     close = get_close_matches(name, allowed, n=1)
     return f"; did you mean '{close[0]}'?" if close else ";"

@@ -71,7 +71,7 @@ def _vectors(rows: Rows, bar: Bar) -> Iterator[Features]:
     """The vectors of all sides, chunk by chunk: (n, D)."""
     for chunk in rows.chunks():
         for side in rows.sides:
-            yield np.ascontiguousarray(chunk[side])
+            yield chunk[side].copy()
         bar.update(len(chunk))
 
 
@@ -85,7 +85,7 @@ def _project(rows: Rows, target: Path, pca: PCA, device: torch.device, bar: Bar)
         for chunk in rows.chunks():
             reduced = np.empty(len(chunk), row)
             for name in row.names or ():
-                reduced[name] = project(np.ascontiguousarray(chunk[name])) if name in rows.sides else chunk[name]
+                reduced[name] = project(chunk[name].copy()) if name in rows.sides else chunk[name]
             writer.append([reduced])
             bar.update(len(chunk))
         writer.finish()

@@ -1,0 +1,107 @@
+"""What both scripts show and accept on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from common import console
+from common.errors import InputError
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def command() -> int:
+        raise error
+
+    return command
+
+
+def test_exit_code_of_a_command_is_passed_on() -> None:
+    assert console.guarded("x.py", lambda: 7) == 7
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.guarded("x.py", raising(InputError("photos: no such folder"))) == 2
+    assert capsys.readouterr() == ("", "x.py: error: photos: no such folder\n")
+
+
+def test_interruption_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.guarded("x.py", raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "\nx.py: interrupted\n"
+
+
+def test_faults_of_the_program_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        console.guarded("x.py", raising(ZeroDivisionError()))
+
+
+def test_table_aligns_words_left_and_numbers_right() -> None:
+    assert console.table(("name", "n", "what"), [["a", "1,000", "x y"], ["longer", "-", "z"]]).splitlines() == [
+        "name        n  what",
+        "------  -----  ----",
+        "a       1,000  x y",
+        "longer      -  z",
+    ]
+
+
+def test_a_full_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "out/features.npy")
+    assert console.guarded("x.py", raising(full)) == 2
+    assert capsys.readouterr().err == "x.py: error: out/features.npy: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (75.2, "1 min 15 s"),
+        (3599.9, "1 h 0 min"),
+        (7380, "2 h 3 min"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.0", "", "one", "+1", " 1", "²", "٣"])
+def test_counts_are_whole_numbers_above_0(text: str) -> None:
+    assert console.positive("20") == 20
+    with pytest.raises(
+        argparse.ArgumentTypeError, match=f"'{text[:1]}.*' is not a whole number above 0".replace("+", r"\+")
+    ):
+        console.positive(text)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.0", "", "one", "٣"])
+def test_seeds_are_whole_numbers_from_0(text: str) -> None:
+    assert console.natural("0") == 0
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number, 0 or above"):
+        console.natural(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "", "warm"])
+def test_scales_are_finite_numbers_above_0(text: str) -> None:
+    assert console.positive_float("1.5e1") == 15
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a number above 0"):
+        console.positive_float(text)
+
+
+@pytest.mark.parametrize(("words", "gpu"), [([], None), (["--gpu"], True), (["--cpu"], False)])
+def test_device_is_asked_for_or_left_open(words: list[str], gpu: bool | None) -> None:
+    parser = argparse.ArgumentParser()
+    console.add_device(parser)
+    assert parser.parse_args(words).gpu is gpu
+
+
+def test_gpu_and_cpu_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    console.add_device(parser)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--gpu", "--cpu"])
+    assert ended.value.code == 2
+    assert "not allowed with argument --gpu" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""Small things that many tests need: random pictures, a tiny backbone, and one CLIP RN50x4 for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from featuresExtractor import models
+from featuresExtractor.models import Model
+from featuresExtractor.transforms import Preprocessing
+
+CLIP_SEED = 3
+
+
+def draw_picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+    """Writes random coarse RGB blocks of `size` (width, height) in the format of the path's suffix."""
+    generator = np.random.default_rng(seed)
+    blocks = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks.resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Path]:
+    """`picture(path, size, seed)` writes a random picture and returns its path."""
+    return draw_picture
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Callable[..., Path]:
+    """`pairs(n)` makes a folder of n random pairs a0.png, a1.png, ... of odd sizes and returns it."""
+
+    def make(count: int = 3) -> Path:
+        for number in range(count):
+            draw_picture(tmp_path / "pairs" / "left" / f"a{number}.png", (41 + number, 33), 2 * number)
+            draw_picture(tmp_path / "pairs" / "right" / f"a{number}.png", (35, 52 - number), 2 * number + 1)
+        return tmp_path / "pairs"
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A row `tiny` in the table of models: a network of 0.5 M parameters at 32 pixels."""
+    half = (0.5, 0.5, 0.5)
+    model = Model(
+        name="tiny",
+        family="test",
+        library="timm",
+        architecture="test_resnet",
+        weights="no_such_package:weights.pth",
+        layers={"layer1": 32, "layer3": 192, "layer4": 96},
+        preprocessing=Preprocessing(36, 32, "bicubic", half, half),
+        licence="none",
+        source="none",
+    )
+    monkeypatch.setattr(models, "MODELS", (*models.MODELS, model))
+    return model
+
+
+@pytest.fixture(scope="session")
+def clip() -> nn.Module:
+    """The whole of open_clip's RN50x4, with its random weights of seed `CLIP_SEED`, in eval mode. Not to be changed."""
+    import open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(CLIP_SEED)
+        model: nn.Module = open_clip.create_model("RN50x4")
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def clip_file(clip: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state dict of `clip` as a checkpoint: safetensors, half precision, both towers, as the model hub has it."""
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors"
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in clip.state_dict().items()
+    }
+    save_file(halves, path)
+    yield path
+    path.unlink()

@@ -1,0 +1,291 @@
+"""The features file: written in batches, closed up, read back, and what is none refused."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from featuresExtractor import embeddings
+from featuresExtractor.embeddings import FeaturesWriter, Rows, make_rows, open_features, read_pairs, row_type
+
+PAIR = ("left", "right")
+WIDTH = 3
+
+
+def vectors(count: int, sides: int = 2, width: int = WIDTH, seed: int = 0) -> NDArray[np.float32]:
+    """Random vectors of two views: (2, count, sides, width)."""
+    return np.random.default_rng(seed).normal(size=(2, count, sides, width)).astype(np.float32)
+
+
+def names(count: int) -> list[list[str]]:
+    return [[f"é {number}.png", f"{number}.jpg"] for number in range(count)]
+
+
+def write(path: Path, given: NDArray[np.float32], batches: Sequence[int], rows: int | None = None) -> None:
+    """Writes all of `given` in batches of the given sizes, with room for `rows` items."""
+    views, count, sides, width = given.shape
+    labels = [item[:sides] for item in names(count)]
+    row = row_type(PAIR if sides == 2 else ("features",), width, 9)
+    with FeaturesWriter(path, row, rows or count, views) as writer:
+        start = 0
+        for size in batches:
+            part = slice(start, start + size)
+            writer.append([make_rows(row, labels[part], given[view, part], view) for view in range(views)])
+            start += size
+        assert start == count
+        writer.finish()
+
+
+def assert_holds(table: NDArray[Any], given: NDArray[np.float32]) -> None:
+    """`table` has the items of `given`, originals first, bit for bit."""
+    views, count = given.shape[:2]
+    assert table.shape == (views * count,)
+    assert table["view"].tolist() == [view for view in range(views) for _ in range(count)]
+    for side, field in enumerate(PAIR):
+        assert np.array_equal(table[field], given[:, :, side].reshape(views * count, -1))
+        assert table[f"{field}_name"].tolist() == [item[side] for item in names(count)] * views
+
+
+@pytest.mark.parametrize("batches", [[7], [1] * 7, [3, 1, 2, 1], [6, 1]])
+def test_what_was_written_in_batches_is_read_back_bit_for_bit(batches: list[int], tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(7), batches)
+    assert_holds(np.load(tmp_path / "f.npy"), vectors(7))
+    assert_holds(open_features(tmp_path / "f.npy").all(), vectors(7))
+
+
+def test_memory_map_without_pickle_gives_the_matrix(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(5), [5])
+    left = np.load(tmp_path / "f.npy", mmap_mode="r", allow_pickle=False)["left"]
+    assert isinstance(left, np.memmap)
+    assert (left.shape, left.dtype) == ((10, WIDTH), np.dtype("<f4"))
+    assert np.array_equal(left, vectors(5)[:, :, 0].reshape(10, WIDTH))
+
+
+def test_file_is_what_numpy_itself_would_write(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(5), [2, 3])
+    np.save(tmp_path / "numpy.npy", np.load(tmp_path / "f.npy"))
+    assert (tmp_path / "f.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("left_out", [1, 3, 6, 20])
+def test_gaps_of_left_out_items_are_closed(
+    left_out: int, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk * row_type(PAIR, WIDTH, 9).itemsize)
+    write(tmp_path / "f.npy", vectors(11), [4, 6, 1], rows=11 + left_out)
+    write(tmp_path / "whole.npy", vectors(11), [11])
+    assert (tmp_path / "f.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_gaps_are_closed_for_any_number_of_views(views: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", 150)
+    given = np.concatenate([vectors(10), vectors(10, seed=1)])[:views]
+    write(tmp_path / "f.npy", given, [9, 1], rows=13)
+    assert_holds(np.load(tmp_path / "f.npy"), given)
+
+
+def test_chunks_are_all_rows_in_order_and_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "f.npy", vectors(11), [11])
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", 4 * row_type(PAIR, WIDTH, 9).itemsize + 1)
+    chunks = list(open_features(tmp_path / "f.npy").chunks())
+    assert [len(chunk) for chunk in chunks] == [4, 4, 4, 4, 4, 2]
+    assert_holds(np.concatenate(chunks), vectors(11))
+
+
+def test_rows_wider_than_a_chunk_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "f.npy", vectors(2), [2], rows=3)
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", 1)
+    assert [len(chunk) for chunk in open_features(tmp_path / "f.npy").chunks()] == [1, 1, 1, 1]
+
+
+def test_flat_folder_has_features_and_names(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(4, sides=1), [4])
+    rows = open_features(tmp_path / "f.npy")
+    assert rows.row.names == ("features", "name", "view")
+    assert (rows.sides, rows.width, rows.count, rows.name_length) == (("features",), WIDTH, 8, 9)
+    assert rows.all()["name"].tolist() == [item[0] for item in names(4)] * 2
+
+
+def begin(path: Path) -> None:
+    """Writes half of a file and fails."""
+    row = row_type(PAIR, WIDTH, 9)
+    with FeaturesWriter(path, row, 4) as writer:
+        writer.append([make_rows(row, names(2), vectors(2)[0], 0)])
+        raise RuntimeError("power cut")
+
+
+def test_unfinished_file_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        begin(tmp_path / "new" / "f.npy")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_unfinished_file_leaves_the_one_before_it_alone(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(5), [5])
+    before = (tmp_path / "f.npy").read_bytes()
+    with pytest.raises(RuntimeError, match="power cut"):
+        begin(tmp_path / "f.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npy"]
+    assert (tmp_path / "f.npy").read_bytes() == before
+
+
+# --- what is no features file ---
+
+
+def refusal(path: Path) -> str:
+    """The one error line of both readers about `path`, without its name."""
+    texts = set()
+    for read in (open_features, read_pairs):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        texts.add(str(caught.value))
+    (text,) = texts
+    assert text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("change", [-1, 1, -100])
+def test_file_of_another_length_than_its_header_says_is_refused(change: int, tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(5), [5])
+    content = (tmp_path / "f.npy").read_bytes()
+    (tmp_path / "f.npy").write_bytes(content[:change] if change < 0 else content + b"x")
+    assert refusal(tmp_path / "f.npy") == "cut short or damaged: its header promises 10 rows; extract it again"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{", b"left,right\n", b"PK\x03\x04" * 9]
+)
+def test_file_without_a_header_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "f.npy").write_bytes(content)
+    assert refusal(tmp_path / "f.npy") == "not a .npy file; extract.py writes the features file"
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none.npy", "No such file or directory"), ("", "Is a directory")])
+def test_absent_file_is_refused(name: str, reason: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path / name) == f"no features file could be read here ({reason})"
+
+
+def with_header(path: Path, header: str, version: int = 1) -> Path:
+    encoded = header.encode("latin1")
+    length = struct.pack("<H" if version == 1 else "<I", len(encoded))
+    path.write_bytes(b"\x93NUMPY" + bytes([version, 0]) + length + encoded + b"\0" * 999)
+    return path
+
+
+def header_of(row: object, shape: object = (3,), order: object = False) -> str:
+    return repr({"descr": row, "fortran_order": order, "shape": shape})
+
+
+def fields(left: object = ("<f4", (3,)), right: object = ("<f4", (3,)), name: str = "<U4", view: str = "|u1") -> object:
+    sides = [("left", *left), ("right", *right)]  # type: ignore[misc]
+    return [*sides, ("left_name", name), ("right_name", name), ("view", view)]
+
+
+HOSTILE = [
+    "(",
+    "(" * 5000,
+    "-" * 9000 + "1",
+    "{1: 2, 'a': 3}",
+    "{[]: 1}",
+    "[]",
+    "x" * 20000,
+    "\0",
+    " x\n  y\n z",
+    header_of([()]),
+    header_of([("left",)]),
+    header_of({"x": 1}),
+    header_of([("left", "<f4", ("a",))]),
+    header_of([("left", "<f4", (-3,))]),
+    header_of(fields(("<f4", (10**11,)), ("<f4", (10**11,)))),
+    header_of("__import__('os')"),
+    "__import__('os').mkdir('owned')",
+]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 9])
+@pytest.mark.parametrize("header", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_header_is_refused(header: str, version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = with_header(tmp_path / "f.npy", header, version)
+    assert refusal(path) == "not a .npy file; extract.py writes the features file"
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        (header_of("<f4"), "it holds an array of float32 of shape (3,), not rows with fields"),
+        (header_of("<f8", (3, 2)), "it holds an array of float64 of shape (3, 2), not rows with fields"),
+        (header_of(fields(), (3, 1)), "its shape is (3, 1), not (rows,)"),
+        (header_of(fields(), ()), "its shape is (), not (rows,)"),
+        (header_of(fields(), order=True), "its shape is (3,), not (rows,)"),
+        (header_of([("a", "<f4")]), "its fields are a, not left, right, left_name, right_name, view"),
+        *(
+            (header_of(bad), "its fields have unexpected types or it has no rows")
+            for bad in (
+                fields(("<f8", (3,))),
+                fields(right=(">f4", (3,))),
+                fields(right=("<f4", (4,))),
+                fields(("<f4", (3, 2)), ("<f4", (3, 2))),
+                fields(("<f4",), ("<f4",)),
+                fields(name="|S4"),
+                fields(view="<i8"),
+            )
+        ),
+        (header_of(fields(), (0,)), "its fields have unexpected types or it has no rows"),
+    ],
+)
+def test_array_of_another_kind_is_refused_with_what_it_is(header: str, problem: str, tmp_path: Path) -> None:
+    path = with_header(tmp_path / "f.npy", header)
+    assert refusal(path) == f"not a features file: {problem}; extract.py writes one"
+
+
+@pytest.mark.parametrize("count", [-3, 10**15])
+def test_impossible_number_of_rows_is_refused(count: int, tmp_path: Path) -> None:
+    path = with_header(tmp_path / "f.npy", header_of(fields(), (count,)))
+    assert refusal(path) == f"cut short or damaged: its header promises {count:,} rows; extract it again"
+
+
+def test_header_in_python_2s_spelling_is_read(tmp_path: Path) -> None:
+    path = with_header(tmp_path / "f.npy", header_of("<f4").replace("(3,)", "(3L,)"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "it holds an array of float32" in refusal(path)
+
+
+# --- pairs in memory ---
+
+
+def test_pairs_are_read_into_memory(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(4), [4])
+    read = read_pairs(tmp_path / "f.npy")
+    for side, matrix in enumerate((read.left, read.right)):
+        assert np.array_equal(matrix, vectors(4)[:, :, side].reshape(8, WIDTH))
+        assert not isinstance(matrix, np.memmap)
+        assert matrix.dtype == np.float32
+        assert matrix.flags.c_contiguous
+    assert read.names == [(left, right) for left, right in names(4)] * 2
+    assert read.view.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_features_of_a_flat_folder_are_no_pairs(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", vectors(4, sides=1), [4])
+    with pytest.raises(InputError) as caught:
+        read_pairs(tmp_path / "f.npy")
+    expected = "features of a flat folder; training needs pairs (a folder with left/ and right/)"
+    assert str(caught.value) == f"{tmp_path / 'f.npy'}: {expected}"
+
+
+def test_name_field_has_room_for_at_least_one_character() -> None:
+    row = row_type(PAIR, WIDTH, 0)
+    assert Rows(Path(), row, 0, 0).name_length == 1

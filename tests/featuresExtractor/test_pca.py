@@ -1,0 +1,238 @@
+"""The streamed PCA beside numpy's eigendecomposition and scikit-learn's full SVD."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skops.io
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
+from sklearn.preprocessing import FunctionTransformer
+
+from common.errors import InputError
+from featuresExtractor.pca import Projection, check_components, fit_pca, load_pca, save_pca
+
+CPU = torch.device("cpu")
+Matrix = NDArray[np.float32]
+
+
+def rows_of(count: int, width: int, seed: int = 0, mean: float = 3.0) -> Matrix:
+    """Correlated rows whose variances fall off, far from the origin."""
+    generator = np.random.default_rng(seed)
+    mixed = generator.normal(size=(count, width)) * np.geomspace(1, 0.05, width) @ generator.normal(size=(width, width))
+    return (mixed + mean).astype(np.float32)
+
+
+def fit(rows: Matrix, n_components: int, sizes: Sequence[int] = ()) -> PCA:
+    """Fits on chunks of the given sizes, and what is left after them."""
+    chunks = np.split(rows, np.cumsum(sizes)) if sizes else [rows]
+    return fit_pca((chunk for chunk in chunks if len(chunk)), rows.shape[1], n_components, CPU)
+
+
+def by_hand(rows: Matrix, n_components: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """All variances, falling, and the first directions, from numpy's covariance in float64."""
+    values, directions = np.linalg.eigh(np.cov(rows.astype(np.float64), rowvar=False))
+    return values[::-1], directions[:, ::-1].T[:n_components]
+
+
+def full_svd(rows: Matrix, n_components: int) -> PCA:
+    return PCA(n_components=n_components, svd_solver="full").fit(rows.astype(np.float64))
+
+
+@pytest.mark.parametrize(("count", "width", "n_components"), [(200, 20, 5), (200, 20, 20), (60, 12, 1), (12, 40, 6)])
+def test_directions_and_variances_are_those_of_the_covariance(count: int, width: int, n_components: int) -> None:
+    rows = rows_of(count, width)
+    pca, (variances, directions) = fit(rows, n_components), by_hand(rows, n_components)
+    assert np.allclose(pca.explained_variance_, variances[:n_components], rtol=1e-6)
+    assert np.allclose(pca.explained_variance_ratio_, variances[:n_components] / variances.sum(), rtol=1e-6)
+    projector, expected = (basis.T @ basis for basis in (pca.components_, directions))
+    assert np.abs(projector - expected).max() < 1e-6
+    assert np.allclose(np.abs((pca.components_ * directions).sum(1)), 1, atol=1e-9)
+    assert np.allclose(pca.mean_, rows.astype(np.float64).mean(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "width", "n_components"), [(200, 20, 5), (30, 30, 12), (12, 40, 6)])
+def test_every_fitted_value_is_scikit_learns_signs_included(count: int, width: int, n_components: int) -> None:
+    rows = rows_of(count, width)
+    pca, reference = fit(rows, n_components), full_svd(rows, n_components)
+    assert np.allclose(pca.components_, reference.components_, atol=1e-8)
+    for name in ("mean_", "explained_variance_", "explained_variance_ratio_", "singular_values_", "noise_variance_"):
+        assert np.allclose(getattr(pca, name), getattr(reference, name), rtol=1e-8), name
+    for name in ("n_samples_", "n_components_", "n_features_in_"):
+        assert getattr(pca, name) == getattr(reference, name), name
+
+
+def test_fitted_object_transforms_as_scikit_learns_own() -> None:
+    rows, new = rows_of(100, 16), rows_of(9, 16, seed=1)
+    pca, reference = fit(rows, 4), full_svd(rows, 4)
+    assert np.allclose(pca.transform(new), reference.transform(new), atol=1e-6)
+    assert np.allclose(pca.inverse_transform(pca.transform(new)), reference.inverse_transform(reference.transform(new)))
+
+
+def test_projection_is_scikit_learns_transform_in_float32() -> None:
+    rows, new = rows_of(100, 16), rows_of(9, 16, seed=1)
+    projected = Projection(fit(rows, 4), CPU)(new)
+    assert projected.dtype == np.float32
+    assert np.allclose(projected, full_svd(rows, 4).transform(new.astype(np.float64)), atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 90, [30, 30, 30], [89, 1], [1, 89], [7, 50, 2]])
+def test_chunks_do_not_matter(sizes: list[int]) -> None:
+    rows = rows_of(90, 14)
+    whole, chunked = fit(rows, 6), fit(rows, 6, sizes)
+    assert np.allclose(chunked.components_, whole.components_, atol=1e-10)
+    assert np.allclose(chunked.explained_variance_, whole.explained_variance_, rtol=1e-12)
+    assert chunked.n_samples_ == 90
+
+
+def test_rows_far_from_the_origin_lose_no_precision() -> None:
+    near = rows_of(300, 6, mean=0).astype(np.float64)
+    far = (near + 1000).astype(np.float32)
+    variances, _ = by_hand(far, 6)
+    assert np.allclose(fit(far, 6, [50] * 6).explained_variance_, variances, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("count", "width"), [(2, 30), (7, 30), (29, 30)])
+def test_fewer_rows_than_columns_leave_no_variance_behind(count: int, width: int) -> None:
+    rows = rows_of(count, width)
+    pca = fit(rows, count - 1)
+    assert pca.explained_variance_ratio_.sum() == pytest.approx(1)
+    assert np.allclose(pca.inverse_transform(pca.transform(rows)), rows, atol=1e-4)
+    last = fit(rows, count)
+    assert abs(last.explained_variance_[-1]) < 1e-9
+    assert np.isfinite(last.components_).all()
+
+
+def test_constant_columns_have_no_part_in_any_direction() -> None:
+    rows = rows_of(50, 10)
+    rows[:, [0, 4]] = 7
+    pca = fit(rows, 8)
+    assert np.abs(pca.components_[:, [0, 4]]).max() < 1e-9
+    assert np.allclose(pca.mean_[[0, 4]], 7)
+
+
+def test_constant_rows_have_no_variance_and_nothing_is_nan() -> None:
+    pca = fit(np.full((5, 3), 2, np.float32), 2)
+    assert pca.explained_variance_.tolist() == [0, 0]
+    assert pca.explained_variance_ratio_.tolist() == [0, 0]
+    assert np.isfinite(pca.components_).all()
+
+
+def test_largest_entry_of_every_direction_is_positive_whatever_the_sign_of_the_data() -> None:
+    rows = rows_of(80, 12)
+    pca, mirrored = fit(rows, 12), fit(-rows, 12)
+    for component in pca.components_:
+        assert component[np.abs(component).argmax()] > 0
+    assert np.allclose(mirrored.components_, pca.components_, atol=1e-10)
+    assert np.allclose(mirrored.transform(-rows), -pca.transform(rows), atol=1e-4)
+
+
+def test_same_rows_give_the_same_bits() -> None:
+    one, two = (fit(rows_of(80, 12), 5, [33]) for _ in range(2))
+    assert one.components_.tobytes() == two.components_.tobytes()
+
+
+def test_at_most_two_chunks_are_alive_at_a_time() -> None:
+    alive, most = 0, 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def chunks() -> Iterator[Matrix]:
+        nonlocal alive, most
+        for seed in range(40):
+            chunk = rows_of(20, 6, seed)
+            weakref.finalize(chunk, gone)
+            alive += 1
+            most = max(most, alive)
+            yield chunk
+            del chunk
+
+    assert fit_pca(chunks(), 6, 3, CPU).n_samples_ == 800
+    assert 1 <= most <= 2
+
+
+# --- number of components ---
+
+
+@pytest.mark.parametrize(("n_components", "rows", "width"), [(1, 1, 1), (256, 256, 5440), (5440, 9000, 5440)])
+def test_possible_number_of_components_is_admitted(n_components: int, rows: int, width: int) -> None:
+    check_components(n_components, rows, width)
+
+
+@pytest.mark.parametrize(
+    ("n_components", "rows", "width", "most"), [(257, 256, 5440, "256"), (5441, 9000, 5440, "5,440"), (0, 5, 5, "5")]
+)
+def test_impossible_number_of_components_is_told(n_components: int, rows: int, width: int, most: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_components(n_components, rows, width)
+    assert str(caught.value) == (
+        f"{n_components:,} components asked of {rows:,} vectors of {width:,} numbers; 1 to {most} are possible"
+    )
+
+
+def test_fit_on_too_few_rows_is_told() -> None:
+    with pytest.raises(InputError, match="4 components asked of 3 vectors of 9 numbers; 1 to 3 are possible"):
+        fit(rows_of(3, 9), 4)
+
+
+# --- the file ---
+
+
+def test_file_gives_the_same_pca_back(tmp_path: Path) -> None:
+    pca = fit(rows_of(50, 9), 4)
+    save_pca(pca, tmp_path / "new" / "pca.skops")
+    loaded = load_pca(tmp_path / "new" / "pca.skops")
+    assert loaded.components_.tobytes() == pca.components_.tobytes()
+    new = rows_of(5, 9, seed=1)
+    assert np.array_equal(loaded.transform(new), pca.transform(new))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["pca.skops"]
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load_pca(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")
+
+
+def test_types_beyond_scikit_learns_own_are_refused(tmp_path: Path) -> None:
+    skops.io.dump(FunctionTransformer(os.mkdir), tmp_path / "pca.skops")
+    assert refusal(tmp_path / "pca.skops") == "not a PCA file that extract.py wrote (UntrustedTypesFoundException)"
+
+
+class Canary:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    (tmp_path / "pca.skops").write_bytes(pickle.dumps(Canary(tmp_path / "alive")))
+    assert refusal(tmp_path / "pca.skops") == "not a PCA file that extract.py wrote (BadZipFile)"
+    assert not (tmp_path / "alive").exists()
+
+
+@pytest.mark.parametrize(("thing", "kind"), [(LinearRegression(), "LinearRegression"), (PCA(2), "PCA")])
+def test_what_is_no_fitted_pca_is_refused(thing: object, kind: str, tmp_path: Path) -> None:
+    skops.io.dump(thing, tmp_path / "pca.skops")
+    assert refusal(tmp_path / "pca.skops") == f"holds {kind}, not a fitted PCA"
+
+
+def test_absent_file_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.skops") == "not a PCA file that extract.py wrote (FileNotFoundError)"

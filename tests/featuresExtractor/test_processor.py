@@ -1,0 +1,111 @@
+"""The words behind `-p`, and the reduction of a features file."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from common.errors import InputError
+from featuresExtractor import embeddings
+from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from featuresExtractor.pca import load_pca
+from featuresExtractor.processor import Processor, parse_processor, reduce_features
+
+CPU = torch.device("cpu")
+
+
+def test_allowed_words_are_understood() -> None:
+    assert parse_processor(["adapt"]) == Processor("adapt", None)
+    assert parse_processor(["adapt-pca", "256"]) == Processor("adapt-pca", 256)
+    assert [str(parse_processor(words)) for words in (["adapt"], ["adapt-pca", "8"])] == ["adapt", "adapt-pca 8"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("adapt-pca", "processor 'adapt-pca': adapt-pca takes a number of components, such as 256"),
+        ("adapt-pca 1 2", "processor 'adapt-pca 1 2': adapt-pca takes a number of components, such as 256"),
+        ("adapt 256", "processor 'adapt 256': adapt takes no number"),
+        ("adapt-pca many", "processor 'adapt-pca many': 'many' is not a whole number above 0"),
+        ("adapt-pca 0", "processor 'adapt-pca 0': '0' is not a whole number above 0"),
+        ("adapt-pca -1", "processor 'adapt-pca -1': '-1' is not a whole number above 0"),
+        ("adapt-pca 2.5", "processor 'adapt-pca 2.5': '2.5' is not a whole number above 0"),
+    ],
+)
+def test_words_that_do_not_go_together_are_told_with_those_that_do(words: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_processor(words.split())
+    assert str(caught.value) == f"{message}; allowed: adapt, or adapt-pca N"
+
+
+@pytest.mark.parametrize(("word", "hint"), [("adapt_pca", "; did you mean 'adapt-pca'?"), ("xyz", ";")])
+def test_unknown_word_is_told_with_the_nearest_one(word: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_processor([word])
+    assert str(caught.value) == f"unknown processor '{word}'{hint} allowed: adapt, or adapt-pca N"
+
+
+def write(path: Path, count: int, width: int, sides: tuple[str, ...]) -> None:
+    """A features file of `count` items in two views."""
+    generator = np.random.default_rng(0)
+    row = row_type(sides, width, 12)
+    names = [[f"{number}.{side}" for side in sides] for number in range(count)]
+    with FeaturesWriter(path, row, count, views=2) as writer:
+        values = [generator.normal(size=(count, len(sides), width)).astype(np.float32) for _ in range(2)]
+        writer.append([make_rows(row, names, value, view) for view, value in enumerate(values)])
+        writer.finish()
+
+
+@pytest.mark.parametrize("sides", [("left", "right"), ("features",)])
+def test_reduction_is_a_pca_fitted_on_all_sides_and_views(
+    sides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, pca_file = (tmp_path / name for name in ("f.npy", "f_pca3.npy", "pca3.skops"))
+    write(source, 30, 7, sides)
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", 500)
+    pca = reduce_features(source, target, pca_file, 3, CPU)
+    before, after = np.load(source), np.load(target)
+    stacked = np.concatenate([before[side] for side in sides]).astype(np.float64)
+    reference = PCA(3, svd_solver="full").fit(stacked)
+    assert pca.n_samples_ == len(stacked) == 60 * len(sides)
+    for side in sides:
+        assert after[side].shape == (60, 3)
+        assert np.allclose(after[side], reference.transform(before[side].astype(np.float64)), atol=1e-5)
+    for name in set(before.dtype.names) - set(sides):
+        assert np.array_equal(after[name], before[name])
+        assert after.dtype[name] == before.dtype[name]
+    assert np.array_equal(load_pca(pca_file).components_, pca.components_)
+
+
+def test_chunks_do_not_matter_to_the_reduction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "f.npy", 30, 7, ("left", "right"))
+    reduced = []
+    for chunk_bytes in (1, 1000, 2**26):
+        monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
+        reduce_features(tmp_path / "f.npy", tmp_path / "r.npy", tmp_path / "p.skops", 3, CPU)
+        reduced.append(np.load(tmp_path / "r.npy")["left"])
+    assert np.allclose(reduced[0], reduced[1], atol=1e-6)
+    assert np.allclose(reduced[0], reduced[2], atol=1e-6)
+
+
+def peak_of_reduction(folder: Path, count: int) -> int:
+    """The most bytes that numpy and Python hold at once while a file of `count` pairs is reduced."""
+    write(folder / "f.npy", count, 64, ("left", "right"))
+    tracemalloc.start()
+    reduce_features(folder / "f.npy", folder / "r.npy", folder / "p.skops", 2, CPU)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", 200_000)
+    peak_of_reduction(tmp_path, 500)  # imports
+    small, large = (peak_of_reduction(tmp_path, count) for count in (500, 5000))
+    assert (tmp_path / "f.npy").stat().st_size > 5_000_000
+    assert large - small < 200_000

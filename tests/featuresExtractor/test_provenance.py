@@ -1,0 +1,114 @@
+"""The `.json` beside the features, and whether features already there may be used again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.errors import InputError
+from featuresExtractor import provenance
+from featuresExtractor.datasets import Dataset, Skipped, find_images
+from featuresExtractor.extractor import Report
+from featuresExtractor.models import find_model
+from featuresExtractor.weights import Weights
+
+MODEL = find_model("clip_rn50x4")
+WEIGHTS = Weights("openai", sha256="ab12")
+
+
+@pytest.fixture
+def dataset(pairs: Callable[..., Path]) -> Dataset:
+    return find_images(pairs(2))
+
+
+@pytest.fixture
+def features(tmp_path: Path, dataset: Dataset) -> Path:
+    """A features file with its `.json`."""
+    path = tmp_path / "out" / "features.npy"
+    path.parent.mkdir()
+    path.write_bytes(b"features")
+    provenance.record(path, provenance.settings(MODEL, WEIGHTS, dataset, 2), Report(2), dataset, {"seed": "0"})
+    return path
+
+
+def facts(path: Path) -> Any:
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_settings_are_what_the_numbers_depend_on(dataset: Dataset) -> None:
+    chosen = provenance.settings(MODEL, WEIGHTS, dataset, 1)
+    assert chosen["model"] == "clip_rn50x4"
+    assert chosen["layers"] == {"layer1": 320, "layer2": 640, "layer3": 1280, "layer4": 2560, "attnpool": 640}
+    assert chosen["weights"] == {"origin": "openai", "sha256": "ab12", "seed": None}
+    assert chosen["preprocessing"]["resize"] == 288
+    assert chosen["preprocessing"]["interpolation"] == "bicubic"
+    assert chosen["views"] == ["original"]
+    assert chosen["precision"] == "fp32"
+    assert chosen["dataset"] == {"kind": "pairs", "found": 2, "fingerprint": dataset.fingerprint()}
+    assert provenance.settings(MODEL, WEIGHTS, dataset, 2)["views"] == ["original", "flipped"]
+
+
+def test_record_tells_settings_versions_flags_and_what_was_left_out(tmp_path: Path, dataset: Dataset) -> None:
+    orphaned, broken = Skipped("left/é.png", "no partner"), Skipped("right/b.png", "truncated")
+    chosen = provenance.settings(MODEL, WEIGHTS, dataset, 2)
+    report = Report(1, [broken])
+    provenance.record(tmp_path / "f.npy", chosen, report, replace(dataset, skipped=(orphaned,)), {"seed": "3"})
+    told = facts(tmp_path / "f.npy")
+    assert told["settings"] == json.loads(json.dumps(chosen))
+    assert told["skipped"] == [
+        {"name": "left/é.png", "reason": "no partner"},
+        {"name": "right/b.png", "reason": "truncated"},
+    ]
+    assert (told["written"], told["flags"]) == (1, {"seed": "3"})
+    assert told["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_reduced_features_tell_their_source_too(features: Path) -> None:
+    reduced = features.with_name("features_pca4.npy")
+    provenance.record_reduced(reduced, features, 4, 0.75)
+    told = facts(reduced)
+    assert told.pop("pca") == {
+        "components": 4,
+        "fitted_on": "all vectors of the source, all sides and views",
+        "whitening": False,
+        "explained_variance": 0.75,
+        "source": "features.npy",
+        "source_sha256": hashlib.sha256(b"features").hexdigest(),
+    }
+    assert told == facts(features)
+
+
+def test_no_file_is_not_the_same(tmp_path: Path, dataset: Dataset) -> None:
+    assert not provenance.same_features(tmp_path / "f.npy", provenance.settings(MODEL, WEIGHTS, dataset, 2))
+
+
+def test_file_made_in_the_same_way_is_the_same(features: Path, dataset: Dataset) -> None:
+    assert provenance.same_features(features, provenance.settings(MODEL, WEIGHTS, dataset, 2))
+
+
+def test_every_other_setting_is_named(features: Path, dataset: Dataset) -> None:
+    other = replace(MODEL, layers={"layer1": 320}, preprocessing=replace(MODEL.preprocessing, crop=224))
+    dataset.items[0][0].write_bytes(b"changed")
+    chosen = provenance.settings(other, replace(WEIGHTS, sha256="cd34"), dataset, 1)
+    with pytest.raises(InputError) as caught:
+        provenance.same_features(features, chosen)
+    assert str(caught.value) == (
+        f"{features}: already there, made with other layers, weights, preprocessing, views, dataset; "
+        "--overwrite replaces it"
+    )
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"settings"', "\0"])
+def test_file_of_unknown_origin_is_refused(content: str | None, features: Path, dataset: Dataset) -> None:
+    features.with_suffix(".json").unlink()
+    if content is not None:
+        features.with_suffix(".json").write_text(content)
+    with pytest.raises(InputError, match=r"features\.npy: already there, and no \.json beside it says how it was made"):
+        provenance.same_features(features, provenance.settings(MODEL, WEIGHTS, dataset, 2))

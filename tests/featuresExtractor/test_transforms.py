@@ -1,0 +1,206 @@
+"""Preprocessing beside torchvision's, and pictures of every kind as a person sees them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import transforms as tv  # type: ignore[import-untyped]
+
+from featuresExtractor.models import MODELS, find_model
+from featuresExtractor.transforms import VIEWS, Preprocessing, normalise, prepare, to_rgb
+
+CLIP = find_model("clip_rn50x4").preprocessing
+MODES = {"bilinear": tv.InterpolationMode.BILINEAR, "bicubic": tv.InterpolationMode.BICUBIC}
+SIZES = [
+    (200, 245),
+    (245, 200),
+    (288, 288),
+    (1, 1),
+    (3, 500),
+    (500, 3),
+    (287, 289),
+    (577, 431),
+    (2, 3),
+    (640, 333),
+    (333, 641),
+]
+
+
+def random_rgb(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    generator = np.random.default_rng(seed)
+    return Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """torchvision's Resize and CenterCrop on the Pillow picture, as (3, H, W)."""
+    resize = tv.Resize(preprocessing.resize, MODES[preprocessing.interpolation])
+    cropped = tv.CenterCrop(preprocessing.crop)(resize(image))
+    return np.asarray(cropped).transpose(2, 0, 1)
+
+
+def pixel(image: Image.Image) -> Any:
+    return image.getpixel((0, 0))
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> Image.Image:
+    """The picture after it has been written to a file of `kind` and opened again."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_are_torchvisions_to_the_last_bit(size: tuple[int, int]) -> None:
+    image = random_rgb(size)
+    for preprocessing in [model.preprocessing for model in MODELS]:
+        assert np.array_equal(prepare(image, preprocessing), torchvision_pixels(image, preprocessing))
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(64, 63), (64, 62), (65, 32), (65, 65)])
+@pytest.mark.parametrize("interpolation", MODES)
+def test_crops_of_odd_and_even_margins_are_torchvisions(resize: int, crop: int, interpolation: str) -> None:
+    preprocessing = replace(CLIP, resize=resize, crop=crop, interpolation=interpolation)
+    for size in [(64, 64), (97, 70), (70, 97), (101, 65)]:
+        image = random_rgb(size)
+        assert np.array_equal(prepare(image, preprocessing), torchvision_pixels(image, preprocessing))
+
+
+def test_prepared_pixels_are_contiguous_bytes() -> None:
+    pixels = prepare(random_rgb((300, 400)), CLIP)
+    assert pixels.shape == (3, 288, 288)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+
+
+def test_normalised_pixels_are_torchvisions_to_the_last_bit() -> None:
+    image = random_rgb((288, 288))
+    reference = tv.Normalize(CLIP.mean, CLIP.std)(tv.ToTensor()(image))
+    pixels = torch.from_numpy(prepare(image, CLIP))
+    assert torch.equal(normalise(torch.stack([pixels, pixels]), CLIP), torch.stack([reference, reference]))
+
+
+def test_views_are_the_picture_and_its_mirror_image() -> None:
+    images = torch.arange(2 * 3 * 2 * 3).view(2, 3, 2, 3)
+    original, flipped = (view(images) for view in VIEWS)
+    assert torch.equal(original, images)
+    assert flipped[1, 2, 0].tolist() == images[1, 2, 0].tolist()[::-1]
+    assert torch.equal(flipped.flip(-1), images)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "shown"),
+    [("L", 77, (77, 77, 77)), ("1", 1, (255, 255, 255)), ("1", 0, (0, 0, 0)), ("RGBX", (1, 2, 3, 9), (1, 2, 3))],
+)
+def test_greyscale_and_padded_pixels_become_rgb(mode: str, colour: Any, shown: tuple[int, int, int]) -> None:
+    rgb = to_rgb(Image.new(mode, (3, 2), colour))
+    assert (rgb.mode, rgb.size, pixel(rgb)) == ("RGB", (3, 2), shown)
+
+
+def test_palette_colours_are_looked_up() -> None:
+    image = random_rgb((8, 8)).quantize(16)
+    assert image.mode == "P"
+    assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(image.convert("RGB")))
+
+
+def over_white(value: int, alpha: int) -> float:
+    """Porter and Duff's `over` on white, by hand."""
+    return value * alpha / 255 + 255 * (1 - alpha / 255)
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 100, 254, 255])
+def test_transparent_pixels_are_laid_over_white(alpha: int) -> None:
+    for mode, colour in (("RGBA", (10, 100, 200, alpha)), ("LA", (50, alpha))):
+        image = Image.new(mode, (1, 1), colour)
+        expected = [over_white(value, alpha) for value in (colour[:3] if mode == "RGBA" else colour[:1] * 3)]
+        assert np.allclose(pixel(to_rgb(image)), expected, atol=1)
+
+
+def test_palette_with_one_transparent_colour_is_laid_over_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    opened = saved(image, "PNG", transparency=1)
+    assert opened.mode == "P"
+    assert np.asarray(to_rgb(opened)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+
+def test_palette_with_degrees_of_transparency_is_laid_over_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    opened = saved(image, "PNG", transparency=bytes([255, 100]))
+    blue = [round(over_white(value, 100)) for value in (0, 0, 255)]
+    assert np.allclose(np.asarray(to_rgb(opened)), [[[255, 0, 0], blue]], atol=1)
+
+
+@pytest.mark.parametrize(("mode", "key", "other"), [("RGB", (9, 8, 7), (1, 2, 3)), ("L", 9, 1)])
+def test_colour_key_of_a_png_is_transparent(mode: str, key: Any, other: Any) -> None:
+    image = Image.new(mode, (2, 1), key)
+    image.putpixel((1, 0), other)
+    opened = saved(image, "PNG", transparency=key)
+    assert opened.mode == mode
+    shown = [1, 2, 3] if mode == "RGB" else [1, 1, 1]
+    assert np.asarray(to_rgb(opened)).tolist() == [[[255, 255, 255], shown]]
+
+
+def test_cmyk_jpeg_keeps_its_colours() -> None:
+    opened = saved(Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK"), "JPEG", quality=100)
+    assert opened.mode == "CMYK"
+    assert np.allclose(pixel(to_rgb(opened)), (200, 60, 20), atol=4)
+
+
+SIXTEEN_BITS = [(0, 0), (65535, 255), (32768, 128), (257, 1), (128, 0), (129, 1), (65406, 254), (65407, 255)]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_to_8_and_rounded(kind: str) -> None:
+    values, expected = zip(*SIXTEEN_BITS, strict=True)
+    opened = saved(Image.fromarray(np.array([values], np.uint16)), kind)
+    assert opened.mode.startswith("I")
+    rgb = np.asarray(to_rgb(opened))
+    assert rgb[0, :, 0].tolist() == list(expected)
+    assert (rgb == rgb[..., :1]).all()
+
+
+def test_big_endian_16_bits_are_scaled_too() -> None:
+    image = Image.frombytes("I;16B", (2, 1), np.array([32768, 65535], ">u2").tobytes())
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [128, 255]
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_integers_beyond_16_bits_are_refused(value: int) -> None:
+    with pytest.raises(ValueError, match="pixels of mode I have no known range; save it as an 8- or 16-bit picture"):
+        to_rgb(Image.new("I", (2, 2), value))
+
+
+def test_floats_are_refused() -> None:
+    with pytest.raises(ValueError, match="pixels of mode F have no known range; save it as an 8- or 16-bit picture"):
+        to_rgb(Image.new("F", (2, 2), 0.5))
+
+
+TRANSPOSED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+"""What each orientation of the EXIF standard asks for, in numpy."""
+
+
+@pytest.mark.parametrize("orientation", TRANSPOSED)
+def test_picture_stands_upright_as_its_exif_says(orientation: int) -> None:
+    image, exif = random_rgb((5, 3)), Image.Exif()
+    exif[0x0112] = orientation
+    opened = saved(image, "PNG", exif=exif)
+    assert np.array_equal(np.asarray(to_rgb(opened)), TRANSPOSED[orientation](np.asarray(image)))

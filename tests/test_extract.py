@@ -1,0 +1,589 @@
+"""The command `extract.py`: RN50x4 beside an independent reference, then files, settings and wrong input."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms as tv  # type: ignore[import-untyped]
+
+import extract
+from featuresExtractor.models import Model
+from featuresExtractor.pca import load_pca
+
+ROOT = Path(extract.__file__).parent
+CLIP_LAYERS = ("layer1", "layer2", "layer3", "layer4", "attnpool")
+CLIP_NORMALISATION = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+ODD_SIZES = [(201, 245), (333, 97), (64, 65), (289, 500), (31, 411), (288, 288)]
+
+Command = Callable[..., int]
+
+
+def facts(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# --- CLIP RN50x4 beside a reference of its own ---
+
+
+@pytest.fixture(scope="module")
+def odd_pairs(picture: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pairs of odd sizes: left .jpg, right .png."""
+    root = tmp_path_factory.mktemp("odd")
+    for number in range(3):
+        picture(root / "left" / f"p{number}.jpg", ODD_SIZES[2 * number], 2 * number)
+        picture(root / "right" / f"p{number}.png", ODD_SIZES[2 * number + 1], 2 * number + 1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def clip_run(odd_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of the whole command on RN50x4 with random weights."""
+    save = tmp_path_factory.mktemp("clip_run")
+    words = ["-d", str(odd_pairs), "-s", str(save), "-b", "4", "--data-aug", "-p", "adapt", "--weights", "random"]
+    assert extract.main([*words, "--seed", "3", "--cpu"]) == 0
+    return save / "clip_rn50x4"
+
+
+def reference_features(tower: nn.Module, paths: list[Path], flip: bool) -> Tensor:
+    """torchvision's preprocessing, hooks, mean over space, F.normalize, cat: the features (n, 5440) of n pictures."""
+    mode = tv.InterpolationMode.BICUBIC
+    steps = tv.Compose([tv.Resize(288, mode), tv.CenterCrop(288), tv.ToTensor(), tv.Normalize(*CLIP_NORMALISATION)])
+    prepared: Tensor = torch.stack([steps(Image.open(path).convert("RGB")) for path in paths])
+    kept: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: kept.update({name: output}))
+        for name, module in tower.named_children()
+        if name in CLIP_LAYERS
+    ]
+    with torch.no_grad():
+        tower(prepared.flip(3) if flip else prepared)
+    for handle in handles:
+        handle.remove()
+    vectors = [kept[name].flatten(2).mean(2) if kept[name].ndim == 4 else kept[name] for name in CLIP_LAYERS]
+    return torch.cat([F.normalize(vector, dim=1) for vector in vectors], dim=1)
+
+
+def tower_of(clip: nn.Module) -> nn.Module:
+    assert isinstance(clip.visual, nn.Module)
+    return clip.visual
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_clip_features_are_the_references_for_every_picture(
+    flip: bool, clip: nn.Module, clip_run: Path, odd_pairs: Path
+) -> None:
+    rows = np.load(clip_run / "features.npy")
+    assert rows["view"].tolist() == [0, 0, 0, 1, 1, 1]
+    rows = rows[rows["view"] == flip]
+    paths = [odd_pairs / side / name for side in ("left", "right") for name in rows[f"{side}_name"]]
+    found = torch.from_numpy(np.concatenate([rows["left"], rows["right"]]))
+    expected = reference_features(tower_of(clip), paths, flip)
+    assert found.shape == expected.shape == (6, 5440)
+    assert (F.cosine_similarity(found.double(), expected.double()) >= 0.999999).all()
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_clip_features_tell_pictures_and_views_apart(clip_run: Path) -> None:
+    # Otherwise the test above could not fail by taking one picture for another.
+    rows = np.load(clip_run / "features.npy")
+    vectors = np.concatenate([rows["left"], rows["right"]]).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarities = vectors @ vectors.T - np.eye(12)
+    assert similarities.max() < 0.99999
+
+
+def test_clip_names_are_the_files_own(clip_run: Path) -> None:
+    rows = np.load(clip_run / "features.npy")
+    assert rows["left_name"].tolist() == ["p0.jpg", "p1.jpg", "p2.jpg"] * 2
+    assert rows["right_name"].tolist() == ["p0.png", "p1.png", "p2.png"] * 2
+
+
+def test_clip_json_tells_model_layers_weights_and_preprocessing(clip_run: Path) -> None:
+    settings = facts(clip_run / "features.json")["settings"]
+    assert settings["model"] == "clip_rn50x4"
+    assert settings["layers"] == {"layer1": 320, "layer2": 640, "layer3": 1280, "layer4": 2560, "attnpool": 640}
+    assert settings["weights"] == {"origin": "random", "sha256": None, "seed": 3}
+    assert settings["preprocessing"]["mean"] == list(CLIP_NORMALISATION[0])
+
+
+def test_clip_checkpoint_file_gives_the_features_of_its_weights(
+    clip: nn.Module, clip_file: Path, odd_pairs: Path, tmp_path: Path
+) -> None:
+    subset = tmp_path / "one.csv"
+    subset.write_text("TLL_obj\np1.jpg\n")
+    words = ["-d", str(odd_pairs), "-s", str(tmp_path), "--no-data-aug", "-p", "adapt", "--subset", str(subset)]
+    assert extract.main([*words, "--weights", str(clip_file), "--cpu"]) == 0
+    (row,) = np.load(tmp_path / "clip_rn50x4" / "features.npy")
+    found = torch.from_numpy(np.stack([row["left"], row["right"]]))
+    halves = {name: value.half().to(value.dtype) for name, value in tower_of(clip).state_dict().items()}
+    paths = [odd_pairs / "left" / "p1.jpg", odd_pairs / "right" / "p1.png"]
+    assert (found - with_weights(tower_of(clip), halves, paths)).abs().max() < 1e-5
+    weights = facts(tmp_path / "clip_rn50x4" / "features.json")["settings"]["weights"]
+    assert weights["sha256"] == hashlib.sha256(clip_file.read_bytes()).hexdigest()
+
+
+def with_weights(tower: nn.Module, tensors: dict[str, Tensor], paths: list[Path]) -> Tensor:
+    """The reference's features under other weights; the tower has its own back afterwards."""
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    tower.load_state_dict(tensors)
+    features = reference_features(tower, paths, flip=False)
+    tower.load_state_dict(before)
+    return features
+
+
+# --- the files, with a tiny network ---
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def command(tiny_model: Model, save: Path) -> Command:
+    """`command(folder, ...)` runs extract.py with the tiny network and random weights; later words win."""
+
+    def run(dataset: Path, *words: str) -> int:
+        first = ["-d", str(dataset), "-s", str(save), "--model", "tiny", "--weights", "random", "--cpu", "-p", "adapt"]
+        return extract.main([*first, *words])
+
+    return run
+
+
+def features_of(save: Path, name: str = "features.npy") -> NDArray[Any]:
+    rows: NDArray[Any] = np.load(save / "tiny" / name)
+    return rows
+
+
+def files_of(save: Path) -> dict[str, tuple[int, bytes]]:
+    """Name -> time of change and contents of every file in the output folder."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted((save / "tiny").iterdir())}
+
+
+@pytest.fixture
+def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to extract is a failure."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the backbone works again")
+
+    monkeypatch.setattr("featuresExtractor.extractor.Forward", refuse)
+
+
+def refused(command: Command, capsys: pytest.CaptureFixture[str], *words: Any) -> str:
+    """Runs into wrong input: exit code 2, and one line without a traceback, which is returned."""
+    assert command(*words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("extract.py: error: ")]
+    assert len(errors) == 1
+    assert not any("Traceback" in line for line in lines)
+    return errors[0].removeprefix("extract.py: error: ")
+
+
+def test_start_line_tells_model_device_precision_pairs_and_views(
+    command: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(pairs(3), "-b", "2", "--workers", "1") == 0
+    first, last = capsys.readouterr().out.splitlines()
+    threads = torch.get_num_threads()
+    expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 view(s), 2 pictures at a time, 1 reading"
+    assert first == expected
+    assert ": 3 pairs, 320 numbers a picture; 12 pictures in " in last
+    assert " images/s (" in last
+
+
+def test_without_augmentation_there_is_one_view(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    assert command(pairs(3), "--no-data-aug") == 0
+    assert features_of(save)["view"].tolist() == [0, 0, 0]
+    assert facts(save / "tiny" / "features.json")["settings"]["views"] == ["original"]
+
+
+@pytest.mark.parametrize("batch", ["1", "2048"])
+def test_batches_of_one_and_of_thousands_give_the_same(
+    batch: str, command: Command, pairs: Callable[..., Path], save: Path
+) -> None:
+    root = pairs(3)
+    assert command(root) == 0
+    reference = features_of(save)
+    assert command(root, "-b", batch, "--overwrite") == 0
+    assert np.allclose(features_of(save)["left"], reference["left"], atol=1e-6)
+    assert np.allclose(features_of(save)["right"], reference["right"], atol=1e-6)
+
+
+def test_json_tells_where_the_numbers_come_from(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    assert command(pairs(2), "--seed", "5") == 0
+    told = facts(save / "tiny" / "features.json")
+    assert told["settings"]["layers"] == {"layer1": 32, "layer3": 192, "layer4": 96}
+    assert told["settings"]["weights"] == {"origin": "random", "sha256": None, "seed": 5}
+    assert told["settings"]["preprocessing"]["crop"] == 32
+    assert told["settings"]["views"] == ["original", "flipped"]
+    assert (told["written"], told["skipped"]) == (2, [])
+    assert told["versions"]["numpy"] == np.__version__
+    assert told["flags"]["processor"] == "['adapt']"
+    assert sorted(path.name for path in (save / "tiny").iterdir()) == ["features.json", "features.npy"]
+
+
+def test_pca_later_uses_the_features_that_are_there(
+    command: Command, pairs: Callable[..., Path], save: Path, request: pytest.FixtureRequest
+) -> None:
+    root = pairs(4)
+    assert command(root) == 0
+    before = files_of(save)
+    request.getfixturevalue("no_forward")
+    assert command(root, "-p", "adapt-pca", "5") == 0
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    after = files_of(save)
+    assert {name: after[name] for name in before} == before
+    made = {f"{name}{n}.{kind}" for n in (3, 5) for name, kind in (("features_pca", "npy"), ("features_pca", "json"))}
+    assert set(after) - set(before) == made | {"pca3.skops", "pca5.skops"}
+
+
+def test_reduced_features_are_those_of_the_saved_pca(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    assert command(pairs(4), "-p", "adapt-pca", "5") == 0
+    whole, reduced = features_of(save), features_of(save, "features_pca5.npy")
+    pca = load_pca(save / "tiny" / "pca5.skops")
+    assert pca.n_samples_ == 16
+    for side in ("left", "right"):
+        assert np.allclose(reduced[side], pca.transform(whole[side].astype(np.float64)), atol=1e-5)
+    assert reduced["left_name"].tolist() == whole["left_name"].tolist()
+    told = facts(save / "tiny" / "features_pca5.json")
+    assert told["pca"]["components"] == 5
+    assert told["pca"]["explained_variance"] == pytest.approx(pca.explained_variance_ratio_.sum())
+    assert told["pca"]["source_sha256"] == hashlib.sha256((save / "tiny" / "features.npy").read_bytes()).hexdigest()
+    assert told["settings"] == facts(save / "tiny" / "features.json")["settings"]
+
+
+def test_one_pair_without_augmentation_can_be_reduced(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    assert command(pairs(1), "--no-data-aug", "-p", "adapt-pca", "2") == 0
+    reduced = features_of(save, "features_pca2.npy")
+    assert reduced["left"] == pytest.approx(-reduced["right"], abs=1e-5)  # their mean is the origin
+
+
+def test_flat_folder_is_extracted_as_such(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    root = pairs(4)
+    assert command(root) == 0
+    left = features_of(save)["left"]
+    assert command(root / "left", "-p", "adapt-pca", "3", "--overwrite") == 0
+    rows, reduced = features_of(save), features_of(save, "features_pca3.npy")
+    assert rows.dtype.names == reduced.dtype.names == ("features", "name", "view")
+    assert rows["name"].tolist() == [f"a{number}.png" for number in range(4)] * 2
+    assert np.allclose(rows["features"], left, atol=1e-6)
+    assert reduced["features"].shape == (8, 3)
+
+
+def test_subset_keeps_the_named_pairs(command: Command, pairs: Callable[..., Path], save: Path, tmp_path: Path) -> None:
+    with (tmp_path / "s.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["TLL_obj"], ["a3.jpg"], ["a1.jpg"], ["a3.jpg"]])
+    assert command(pairs(4), "--subset", str(tmp_path / "s.csv")) == 0
+    assert features_of(save)["left_name"].tolist() == ["a1.png", "a3.png"] * 2
+
+
+def test_unreadable_pictures_and_orphans_are_left_out_and_told_when_asked_for(
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    picture: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = pairs(4)
+    (root / "right" / "a1.png").write_bytes(b"no picture")
+    picture(root / "left" / "alone.png")
+    assert command(root, "--on-error", "skip") == 0
+    told = save / "tiny" / "features.json"
+    assert f"warning: 2 left out; {told} tells which and why" in capsys.readouterr().err.splitlines()
+    assert features_of(save)["left_name"].tolist() == ["a0.png", "a2.png", "a3.png"] * 2
+    assert facts(told)["written"] == 3
+    assert facts(told)["skipped"] == [
+        {"name": "left/alone.png", "reason": "no image of the same name on the other side"},
+        {"name": "right/a1.png", "reason": "cannot identify image file"},
+    ]
+
+
+def test_replacing_leaves_no_other_json_beside_new_features(
+    command: Command, pairs: Callable[..., Path], save: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(2)
+    assert command(root) == 0
+
+    def power_cut(*_: object) -> None:
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr("featuresExtractor.provenance.record", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        command(root, "--seed", "9", "--overwrite")
+    assert [path.name for path in (save / "tiny").iterdir()] == ["features.npy"]
+
+
+def test_asking_for_a_gpu_without_one_says_so_and_works(
+    command: Command, pairs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = ["-d", str(pairs(1)), "-s", str(tmp_path / "gpu"), "--model", "tiny", "--weights", "random", "-p", "adapt"]
+    assert extract.main([*words, "--gpu"]) == 0
+    assert "no GPU that torch can use was found: going on with the CPU" in capsys.readouterr().err.splitlines()
+
+
+# --- features that are there already ---
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "how"),
+    [
+        (["-p", "adapt"], "features.npy", "already there, made in the same way; --overwrite makes it again"),
+        (["-p", "adapt-pca", "3"], "features_pca3.npy", "already there; --overwrite replaces it"),
+    ],
+)
+def test_features_are_never_replaced_silently(
+    words: list[str],
+    name: str,
+    how: str,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    root = pairs(3)
+    assert command(root, *words) == 0
+    before = files_of(save)
+    request.getfixturevalue("no_forward")
+    assert refused(command, capsys, root, *words) == f"{save / 'tiny' / name}: {how}"
+    assert files_of(save) == before
+
+
+def test_overwrite_makes_everything_again(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    root = pairs(3)
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    before = files_of(save)
+    assert command(root, "-p", "adapt-pca", "3", "--overwrite", "--seed", "8") == 0
+    after = files_of(save)
+    assert set(after) == set(before)
+    assert all(after[name] != before[name] for name in before)
+
+
+@pytest.mark.parametrize(
+    ("words", "differing"),
+    [(["--seed", "8"], "weights"), (["--no-data-aug"], "views"), (["--no-data-aug", "--seed", "8"], "weights, views")],
+)
+def test_features_made_in_another_way_are_refused_with_what_differs(
+    words: list[str],
+    differing: str,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = pairs(3)
+    assert command(root) == 0
+    before = files_of(save)
+    text = refused(command, capsys, root, "-p", "adapt-pca", "2", *words)
+    path = save / "tiny" / "features.npy"
+    assert text == f"{path}: already there, made with other {differing}; --overwrite replaces it"
+    assert files_of(save) == before
+
+
+def test_features_of_changed_pictures_are_refused(
+    command: Command, pairs: Callable[..., Path], picture: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    assert command(root) == 0
+    picture(root / "left" / "a1.png", (50, 50), seed=77)
+    assert "already there, made with other dataset; --overwrite" in refused(
+        command, capsys, root, "-p", "adapt-pca", "2"
+    )
+
+
+# --- wrong input ---
+
+
+@pytest.fixture
+def no_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to build a backbone is a failure."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the backbone is built")
+
+    monkeypatch.setattr("featuresExtractor.weights.build", refuse)
+
+
+@pytest.mark.usefixtures("no_build")
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-p", "adapt-pca"], "processor 'adapt-pca': adapt-pca takes a number of components, such as 256; allowed: "),
+        (["-p", "adapt-pca", "x"], "processor 'adapt-pca x': 'x' is not a whole number above 0; allowed: adapt, or "),
+        (["-p", "pcaa", "3"], "unknown processor 'pcaa'"),
+        (["-p", "adapt-pca", "13"], "13 components asked of 12 vectors of 320 numbers; 1 to 12 are possible"),
+        (["-p", "adapt-pca", "7", "--no-data-aug"], "7 components asked of 6 vectors of 320 numbers; 1 to 6 are "),
+        (["--model", "tinny"], "unknown model 'tinny'; did you mean 'tiny'? extract.py --list-models shows all"),
+        (["--weights", "none.pt"], "none.pt: no weights file here; --weights takes a .safetensors or .pt file, or "),
+        (["--subset", "none.csv"], "none.csv: no CSV file could be read here"),
+        (["-d", "none"], "none: no such folder; it must hold left/ and right/, or images"),
+    ],
+)
+def test_wrong_words_are_told_before_the_backbone_is_built(
+    words: list[str],
+    text: str,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refused(command, capsys, pairs(3), *words).startswith(text)
+    assert not list(save.rglob("*.*"))
+
+
+@pytest.mark.usefixtures("no_build")
+def test_orphans_and_one_side_alone_are_told(
+    command: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(2)
+    (root / "right" / "a1.png").unlink()
+    expected = f"{root}: 1 left image has no right image of the same name: a1.png; --on-error skip leaves them out"
+    assert refused(command, capsys, root) == expected
+    (root / "right" / "a0.png").unlink()
+    (root / "right").rmdir()
+    assert refused(command, capsys, root) == f"{root}: has left/ but no right/; pairs need both"
+
+
+@pytest.mark.usefixtures("no_build")
+def test_output_folder_that_cannot_be_made_is_told(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save.write_text("a file")
+    assert refused(command, capsys, pairs(1)) == f"{save / 'tiny'}: no folder can be made here (Not a directory)"
+    assert save.read_text() == "a file"
+
+
+def test_unreadable_picture_is_told_and_nothing_is_left_behind(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    (root / "left" / "a2.png").write_bytes(b"")
+    assert refused(command, capsys, root) == (
+        "unreadable: left/a2.png (cannot identify image file); "
+        "mend or remove it, or leave such pairs out with --on-error skip"
+    )
+    assert files_of(save) == {}
+
+
+def test_folder_without_a_readable_picture_is_told(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(2)
+    for path in root.glob("left/*.png"):
+        path.write_bytes(b"")
+    assert refused(command, capsys, root, "--on-error", "skip") == f"{root}: none of its 2 pairs could be read"
+    assert files_of(save) == {}
+
+
+def test_pictures_too_few_after_skipping_are_told_and_the_features_kept(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(2)
+    (root / "left" / "a0.png").write_bytes(b"")
+    words = ["--on-error", "skip", "-p", "adapt-pca", "6"]
+    assert refused(command, capsys, root, *words).startswith("6 components asked of 4 vectors of 320 numbers; 1 to 4")
+    assert set(files_of(save)) == {"features.npy", "features.json"}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "-d, -s, -p missing; -h shows all arguments"),
+        (["-d", "x", "-p", "adapt"], "-s missing"),
+        (["-b", "0"], "argument -b/--batch-size: '0' is not a whole number above 0"),
+        (["--seed", "-1"], "argument --seed: '-1' is not a whole number, 0 or above"),
+        (["--on-error", "x"], "argument --on-error: invalid choice: 'x'"),
+        (["--gpu", "--cpu"], "argument --cpu: not allowed with argument --gpu"),
+        (["--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_wrong_arguments_end_with_code_2(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        extract.main(words)
+    assert ended.value.code == 2
+    assert f"extract.py: error: {text}" in capsys.readouterr().err
+
+
+def test_faults_of_the_program_are_not_taken_for_wrong_input(
+    command: Command, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featuresExtractor.provenance.settings", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(pairs(1))
+
+
+# --- answers at once ---
+
+
+def seconds_of(*words: str) -> float:
+    """How long the script takes as a process of its own, the best of three."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, ROOT / "extract.py", *words], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+IMPORTS_OF = """
+import sys
+try:
+    import extract
+    extract.main(sys.argv[1:])
+except SystemExit:
+    pass
+print("\\nheavy:", [name for name in ("torch", "timm", "open_clip", "sklearn") if name in sys.modules])
+"""
+
+
+def heavy_imports(*words: str) -> str:
+    """Which heavy packages a command has imported in the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS_OF, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("word", ["-h", "--list-models"])
+def test_help_and_list_answer_within_half_a_second_and_without_torch(word: str) -> None:
+    assert seconds_of(word) < 0.5
+    assert heavy_imports(word) == "heavy: []"
+
+
+def test_heavy_imports_are_seen_where_they_happen(pairs: Callable[..., Path], save: Path) -> None:
+    words = ["-d", str(pairs(1)), "-s", str(save), "--model", "efficientnet_lite0", "-p", "adapt-pca", "999"]
+    assert heavy_imports(*words) == "heavy: ['torch', 'sklearn']"
+
+
+def test_list_shows_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert extract.main(["--list-models"]) == 0
+    header, rule, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["model", "family", "width"]
+    assert set(rule) == {"-", " "}
+    assert [row.split()[0] for row in rows] == ["clip_rn50x4", "efficientnet_lite0"]
+    assert "5,440" in rows[0]
+
+
+def test_script_ends_with_code_2_and_one_line_on_wrong_input(tmp_path: Path) -> None:
+    words = ["-d", str(tmp_path / "none"), "-s", str(tmp_path), "-p", "adapt"]
+    done = subprocess.run([sys.executable, ROOT / "extract.py", *words], capture_output=True, text=True, check=False)
+    expected = f"extract.py: error: {tmp_path / 'none'}: no such folder; it must hold left/ and right/, or images\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)

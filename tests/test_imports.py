@@ -1,0 +1,217 @@
+"""Rules of the house, read from the sources: who imports whom, and what is never called. And the files beside them."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("common", "featuresExtractor", "adaptation")
+OWN = {*PACKAGES, "demo", "docs", "benchmarks", "tests", "extract", "train"}
+MAY_IMPORT = {
+    "common": {"common"},
+    "featuresExtractor": {"common", "featuresExtractor"},
+    "adaptation": {"common", "adaptation", "featuresExtractor.embeddings"},
+}
+"""What a module of each package may import of this project: packages, or single modules."""
+
+
+def imported(source: str) -> Iterator[str]:
+    """The dotted names that a module imports anywhere in it; for `from a import b` it is `a.b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they lead"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def upward(package: str, source: str) -> list[str]:
+    """The imports of this project that a module of `package` may not have."""
+    own = [name for name in imported(source) if name.split(".")[0] in OWN]
+    allowed = MAY_IMPORT[package]
+    return [name for name in own if not any(f"{name}.".startswith(f"{good}.") for good in allowed)]
+
+
+def modules(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+SOURCES = [ROOT / "extract.py", ROOT / "train.py", *modules(*PACKAGES, "demo", "docs", "benchmarks")]
+LOWER = modules(*PACKAGES)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", LOWER, ids=name_of)
+def test_imports_go_downwards_only(path: Path) -> None:
+    assert upward(path.relative_to(ROOT).parts[0], path.read_text(encoding="utf-8")) == []
+
+
+def test_every_package_has_been_read() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in LOWER} == set(PACKAGES)
+    assert len(LOWER) > 20
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("common", "from featuresExtractor.models import find_model"),
+        ("common", "def f():\n    import adaptation.heads"),
+        ("featuresExtractor", "from adaptation import heads"),
+        ("featuresExtractor", "import extract"),
+        ("adaptation", "from featuresExtractor import models"),
+        ("adaptation", "from featuresExtractor.embeddings_of_others import x"),
+        ("adaptation", "import featuresExtractor"),
+        ("adaptation", "import demo.pairs"),
+        ("featuresExtractor", "if TYPE_CHECKING:\n    from tests.conftest import draw_picture"),
+    ],
+)
+def test_upward_import_would_be_found(package: str, source: str) -> None:
+    assert len(upward(package, source)) == 1
+
+
+def test_downward_imports_are_none_of_them() -> None:
+    source = "import numpy\nfrom common.errors import InputError\nfrom featuresExtractor.embeddings import read_pairs"
+    assert upward("adaptation", source) == []
+
+
+# --- what is never called ---
+
+
+def true_of(call: ast.Call, argument: str) -> bool:
+    """Whether the call has the keyword `argument` as a plain True."""
+    return any(
+        word.arg == argument and isinstance(word.value, ast.Constant) and word.value.value is True
+        for word in call.keywords
+    )
+
+
+def refusable(call: ast.Call) -> bool:
+    """Whether a call runs or may run what a file or a text holds."""
+    name = ast.unparse(call.func)
+    *_, module, function = ["", *name.split(".")]
+    if name in ("eval", "exec", "compile", "__import__"):
+        return True
+    if module in ("pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "yaml"):
+        return function in ("load", "loads", "open", "load_all", "unsafe_load", "full_load")
+    if module in ("torch", "jit"):
+        return function == "load" and not (module == "torch" and true_of(call, "weights_only"))
+    if module in ("np", "numpy"):
+        return function == "load" and any(
+            word.arg == "allow_pickle" and not (isinstance(word.value, ast.Constant) and word.value.value is False)
+            for word in call.keywords
+        )
+    return False
+
+
+def forbidden(source: str) -> list[str]:
+    """The calls of a module that may run what they read, and the imports that would hide such calls."""
+    tree = ast.parse(source)
+    calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call) and refusable(node)]
+    hidden = re.compile(r"(c?[pP]ickle|dill|joblib|marshal|yaml|torch|numpy)\.(load|loads)")
+    return calls + [name for name in imported(source) if hidden.fullmatch(name)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nothing_that_is_read_is_run(path: Path) -> None:
+    assert forbidden(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pickle.load(file)",
+        "pickle.loads(text)",
+        "from pickle import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=trusted)",
+        "torch.jit.load(path)",
+        "from torch import load",
+        "np.load(path, allow_pickle=True)",
+        "numpy.load(path, allow_pickle=trusted)",
+        "eval('1')",
+        "def f():\n    exec(text)",
+        "yaml.load(file)",
+        "joblib.load(path)",
+    ],
+)
+def test_forbidden_call_would_be_found(source: str) -> None:
+    assert len(forbidden(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "network.eval()",
+        "torch.load(path, weights_only=True)",
+        "np.load(path, mmap_mode='r')",
+        "np.load(path, allow_pickle=False)",
+        "yaml.safe_load(file)",
+        "json.load(file)",
+        "pickle.dumps(1)",
+        "ArrayUnpickler(file).load()",
+    ],
+)
+def test_harmless_call_is_not_taken_for_one(source: str) -> None:
+    assert forbidden(source) == []
+
+
+# --- the files beside the sources ---
+
+
+def test_tll_obj_lists_4199_distinct_names_under_its_header() -> None:
+    with (ROOT / "TLL_obj.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == ["TLL_obj"]
+    names = [name for (name,) in rows]
+    assert len(names) == len(set(names)) == 4199
+    assert names == sorted(names)
+    assert all(re.fullmatch(r"\d{5}\.jpg", name) and 1 <= int(name[:5]) <= 6016 for name in names)
+    assert names[0] == "00001.jpg"
+
+
+def requirements(name: str) -> list[Requirement]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+REQUIRED = requirements("requirements.txt")
+
+
+@pytest.mark.parametrize("requirement", REQUIRED, ids=lambda requirement: requirement.name)
+def test_requirement_is_a_range_that_the_installed_version_satisfies(requirement: Requirement) -> None:
+    assert {specifier.operator for specifier in requirement.specifier} == {">=", "<"}
+    assert requirement.specifier.contains(version(requirement.name).split("+")[0])
+
+
+def test_ranges_admit_the_versions_found_on_gpu_machines() -> None:
+    ranges = {requirement.name: requirement.specifier for requirement in REQUIRED}
+    assert ranges["torch"].contains("2.11.0")
+    assert ranges["torchvision"].contains("0.26.0")
+    assert not ranges["torch"].contains("3.0")
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
+"""Where a package is installed under another name than it is imported by."""
+
+
+def test_every_package_that_the_sources_import_is_required() -> None:
+    from sys import stdlib_module_names
+
+    named = [*REQUIRED, *requirements("requirements-demo.txt"), *requirements("requirements-dev.txt")]
+    required = {requirement.name for requirement in named}
+    tops = {name.split(".")[0] for path in SOURCES for name in imported(path.read_text(encoding="utf-8"))}
+    foreign = {DISTRIBUTIONS.get(top, top) for top in tops - OWN - set(stdlib_module_names)}
+    assert {"torch", "pillow", "scikit-learn"} <= foreign
+    assert foreign - {"fontTools"} <= required  # matplotlib brings fontTools

@@ -1,0 +1,612 @@
+"""`train.py` as a user runs it, on features that are small enough for a second."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from adaptation.heads import HEADS
+from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+
+PAIRS, NUMBERS, NOISY, EPOCHS, RUNS = 40, 8, 2, 80, 2
+NAMES = [(f"{number:02d}.jpg", f"{number:02d}.png") for number in range(PAIRS)]
+METRICS = [
+    "Loss",
+    *("top 1", "top 3"),
+    *("recall 1 left-to-right", "recall 3 left-to-right", "recall 1 right-to-left", "recall 3 right-to-left"),
+    *("MRR", "median rank"),
+]
+
+
+def numbers(views: int = 2) -> NDArray[np.float32]:
+    """(views, pairs, sides, numbers): six numbers that partners share, and two louder ones that say nothing."""
+    generator = np.random.default_rng(7)
+    meaning = np.broadcast_to(generator.standard_normal((1, PAIRS, 1, NUMBERS - NOISY)), (views, PAIRS, 2, 6))
+    noise = generator.standard_normal((views, PAIRS, 2, NUMBERS))
+    return np.concatenate([meaning + 0.1 * noise[..., NOISY:], 3 * noise[..., :NOISY]], axis=-1).astype(np.float32)
+
+
+def write_features(path: Path, features: NDArray[np.float32]) -> Path:
+    row = row_type(("left", "right"), features.shape[-1], 8)
+    with FeaturesWriter(path, row, len(NAMES), len(features)) as writer:
+        writer.append([make_rows(row, NAMES, block, view) for view, block in enumerate(features)])
+        writer.finish()
+    return path
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_features(tmp_path_factory.mktemp("features") / "features.npy", numbers())
+
+
+@pytest.fixture(scope="module")
+def finished(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of two runs."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert train.main([*arguments(features, folder), "-e", str(EPOCHS), "-r", str(RUNS)]) == 0
+    return folder
+
+
+def arguments(features: Path, folder: Path) -> list[str]:
+    return ["-d", str(features), "-s", str(folder), "-t", "15", "--cpu"]
+
+
+def columns(path: Path) -> dict[str, list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def curves(path: Path) -> dict[str, list[float]]:
+    return {name: [float(value) for value in column] for name, column in columns(path).items()}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+# ---- the run folder
+
+
+def test_the_run_folder_holds_what_is_said_of_it(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {"run1", "run2", "avg", "summary.json", "curves.png"}
+    for run in ("run1", "run2"):
+        found = {re.sub(r"tfevents.*", "tfevents", path.name) for path in (finished / run).iterdir()}
+        assert found == {"checkpoint.pt", "events.out.tfevents", "split.csv", "train.csv", "val.csv"}
+    found = {re.sub(r"tfevents.*", "tfevents", path.name) for path in (finished / "avg").iterdir()}
+    assert found == {"events.out.tfevents", "train.csv", "val.csv"}
+
+
+def test_tensorboard_shows_the_fields_tags_over_epochs_from_one(finished: Path) -> None:
+    for folder, prefix in ((finished / "run1", ""), (finished / "run2", ""), (finished / "avg", "Avg_")):
+        found = scalars(folder)
+        assert set(found) == {f"{prefix}{part}/{name}" for part in ("Train", "Test") for name in METRICS}
+        assert all([step for step, _ in points] == list(range(1, EPOCHS + 1)) for points in found.values())
+
+
+def test_tensorboard_and_logs_hold_the_same_numbers(finished: Path) -> None:
+    for folder, prefix in ((finished / "run1", ""), (finished / "run2", ""), (finished / "avg", "Avg_")):
+        events = scalars(folder)
+        for part, file in (("Train", "train.csv"), ("Test", "val.csv")):
+            logged = curves(folder / file)
+            for name in METRICS:
+                assert [value for _, value in events[f"{prefix}{part}/{name}"]] == pytest.approx(logged[name])
+
+
+def test_the_average_is_that_of_the_runs(finished: Path) -> None:
+    for file in ("train.csv", "val.csv"):
+        one, other, mean = (curves(finished / folder / file) for folder in ("run1", "run2", "avg"))
+        for name in METRICS:
+            middle = [(a + b) / 2 for a, b in zip(one[name], other[name], strict=True)]
+            assert mean[name] == pytest.approx(middle)
+            spread = [statistics.stdev(both) for both in zip(one[name], other[name], strict=True)]
+            assert mean[f"{name} sd"] == pytest.approx(spread)
+
+
+def test_the_summary_tells_where_the_numbers_come_from(finished: Path, features: Path) -> None:
+    found = summary_of(finished)
+    assert found["settings"] == {
+        "head": "original",
+        "epochs": EPOCHS,
+        "temperature": 15.0,
+        "test_split": 0.25,
+        "ks": [1, 3],
+        "seed": 0,
+        "runs": RUNS,
+        "subset": None,
+    }
+    sha256 = hashlib.sha256(features.read_bytes()).hexdigest()
+    assert found["features"] == {"file": str(features), "sha256": sha256, "views": 2, "width": NUMBERS}
+    assert found["pairs"] == {"train": 30, "test": 10}
+    assert found["device"].startswith("cpu")
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_summary_sums_up_the_logs(finished: Path) -> None:
+    logs = [curves(finished / run / "val.csv") for run in ("run1", "run2")]
+    metrics = summary_of(finished)["metrics"]
+    assert list(metrics) == METRICS
+    for name, found in metrics.items():
+        assert list(found) == ["last_epoch", "best_epoch_on_test", "frozen"]
+        best = min if name in ("Loss", "median rank") else max
+        expect_numbers(found["last_epoch"], [log[name][-1] for log in logs])
+        expect_numbers(found["best_epoch_on_test"], [best(log[name]) for log in logs])
+        assert found["best_epoch_on_test"]["epochs"] == [log[name].index(best(log[name])) + 1 for log in logs]
+        assert len(found["frozen"]["runs"]) == RUNS
+
+
+def expect_numbers(found: dict[str, Any], runs: list[float]) -> None:
+    """Mean, deviation and interval of two runs: Student's t is 12.706 for one degree of freedom."""
+    mean, half = sum(runs) / 2, 12.706205 * statistics.stdev(runs) / math.sqrt(2)
+    assert found["runs"] == pytest.approx(runs)
+    assert found["mean"] == pytest.approx(mean)
+    assert found["sd"] == pytest.approx(statistics.stdev(runs))
+    assert found["interval95"] == pytest.approx([mean - half, mean + half])
+
+
+def test_the_plot_is_a_png(finished: Path) -> None:
+    with Image.open(finished / "curves.png") as image:
+        assert image.format == "PNG"
+        image.load()
+        assert image.width > image.height > 100
+
+
+# ---- the learned head
+
+
+def recalls(left: torch.Tensor, right: torch.Tensor) -> tuple[float, float]:
+    """aR@1 and the mean reciprocal rank, by sorting."""
+    similarities = F.normalize(left, dim=1) @ F.normalize(right, dim=1).T
+    forth, back = (
+        [sorted(row, reverse=True).index(row[number]) + 1 for number, row in enumerate(matrix.tolist())]
+        for matrix in (similarities, similarities.T)
+    )
+    found = sum(min(pair) == 1 for pair in zip(forth, back, strict=True)) / len(forth)
+    return found, sum(1 / rank for rank in forth + back) / (2 * len(forth))
+
+
+@pytest.mark.parametrize("run", ["run1", "run2"])
+def test_the_checkpoint_and_the_split_give_the_last_test_metrics_again(
+    finished: Path, features: Path, run: str
+) -> None:
+    checkpoint = torch.load(finished / run / "checkpoint.pt", weights_only=True)
+    assert (checkpoint["model"], checkpoint["epoch"]) == ("original", EPOCHS)
+    assert {"head", "optimizer"} < set(checkpoint)
+    (weight,) = checkpoint["head"].values()
+    split = columns(finished / run / "split.csv")
+    tested = {name for name, part in zip(split["left_name"], split["set"], strict=True) if part == "test"}
+    assert len(tested) == 10
+    table = np.load(features)
+    table = table[(table["view"] == 0) & np.isin(table["left_name"], sorted(tested))]
+    left, right = (torch.from_numpy(table[side].copy()) @ weight.T for side in ("left", "right"))
+    logged = curves(finished / run / "val.csv")
+    assert recalls(left.relu(), right.relu()) == pytest.approx((logged["top 1"][-1], logged["MRR"][-1]))
+    plain = (torch.from_numpy(table[side].copy()) for side in ("left", "right"))
+    number = int(run.removeprefix("run")) - 1
+    assert recalls(*plain)[0] == pytest.approx(summary_of(finished)["metrics"]["top 1"]["frozen"]["runs"][number])
+
+
+def test_adaptation_improves_on_the_frozen_features(finished: Path) -> None:
+    found = summary_of(finished)["metrics"]
+    assert found["top 1"]["last_epoch"]["mean"] > found["top 1"]["frozen"]["mean"] + 0.15
+    for name in ("Loss", "median rank"):
+        assert found[name]["last_epoch"]["mean"] < 0.7 * found[name]["frozen"]["mean"]
+    loss = curves(finished / "avg" / "train.csv")["Loss"]
+    assert loss[-1] < loss[0]
+
+
+def test_the_second_run_has_other_test_pairs(finished: Path) -> None:
+    assert columns(finished / "run1" / "split.csv") != columns(finished / "run2" / "split.csv")
+
+
+def same_run(one: Path, other: Path) -> bool:
+    files = ("train.csv", "val.csv", "split.csv")
+    heads = [torch.load(folder / "checkpoint.pt", weights_only=True)["head"] for folder in (one, other)]
+    (weight,), (other_weight,) = (head.values() for head in heads)
+    logs = all((one / file).read_bytes() == (other / file).read_bytes() for file in files)
+    return logs and torch.equal(weight, other_weight)
+
+
+def test_a_run_is_the_same_however_many_there_are(features: Path, tmp_path: Path) -> None:
+    for runs in (1, 5):
+        assert train.main([*arguments(features, tmp_path / str(runs)), "-e", "2", "-r", str(runs)]) == 0
+    assert same_run(tmp_path / "1" / "run1", tmp_path / "5" / "run1")
+    assert not same_run(tmp_path / "1" / "run1", tmp_path / "5" / "run2")
+
+
+def test_the_seed_makes_the_numbers(features: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", "3"), ("same", "3"), ("other", "4")):
+        assert train.main([*arguments(features, tmp_path / name), "-e", "2", "--seed", seed]) == 0
+    assert same_run(tmp_path / "one" / "run1", tmp_path / "same" / "run1")
+    assert not same_run(tmp_path / "one" / "run1", tmp_path / "other" / "run1")
+
+
+# ---- other ways to call it
+
+
+def test_petersons_head_learns_a_weight_a_number(features: Path, tmp_path: Path) -> None:
+    assert train.main([*arguments(features, tmp_path), "-e", "30", "--model", "peterson"]) == 0
+    (weight,) = torch.load(tmp_path / "run1" / "checkpoint.pt", weights_only=True)["head"].values()
+    assert weight.shape == (NUMBERS,)
+    assert weight[-NOISY:].max() < weight[:-NOISY].min()  # what says nothing counts less
+    loss = curves(tmp_path / "run1" / "train.csv")["Loss"]
+    assert loss[-1] < loss[0]
+
+
+def test_the_dummy_is_the_frozen_features_and_takes_one_look(features: Path, tmp_path: Path, finished: Path) -> None:
+    assert train.main([*arguments(features, tmp_path), "-r", "2", "--model", "dummy"]) == 0
+    assert curves(tmp_path / "run1" / "val.csv")["epoch"] == [1.0]
+    for name, found in summary_of(tmp_path)["metrics"].items():
+        assert found["last_epoch"] == found["frozen"]
+        assert found["frozen"] == summary_of(finished)["metrics"][name]["frozen"]  # on the same splits
+
+
+def test_one_run_has_no_interval(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*arguments(features, tmp_path), "-e", "2"]) == 0
+    last = summary_of(tmp_path)["metrics"]["top 1"]["last_epoch"]
+    assert (last["sd"], last["interval95"]) == (None, None)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("aR@1"))
+    assert line.split()[3:5] == ["-", "-"]
+
+
+def test_the_closing_table_shows_frozen_and_adapted_side_by_side(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*arguments(features, tmp_path), "-e", "20", "-r", "2", "-k", "5", "1", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "head original on cpu" in out
+    assert "40 pairs, 2 view(s), 8 numbers a side" in out
+    assert "10 test pairs, mean of 2 run(s)" in out
+    metrics = summary_of(tmp_path)["metrics"]
+    assert [name for name in metrics if name.startswith("top")] == ["top 1", "top 5"]
+    for k in (1, 5):
+        found = metrics[f"top {k}"]
+        low, high = found["last_epoch"]["interval95"]
+        cells = [
+            *(found["frozen"]["mean"], found["last_epoch"]["mean"], found["last_epoch"]["sd"]),
+            *(low, "..", high, found["best_epoch_on_test"]["mean"]),
+        ]
+        expected = [f"aR@{k}", *(cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells)]
+        assert expected in [line.split() for line in out.splitlines()]
+    assert str(tmp_path / "summary.json") in out
+    assert f"tensorboard --logdir {tmp_path}" in out
+
+
+def test_a_subset_of_the_pairs_is_trained_on(features: Path, tmp_path: Path) -> None:
+    subset = tmp_path / "some.csv"
+    subset.write_text("name\n" + "\n".join(left for left, _ in NAMES[::2]) + "\n", encoding="utf-8")
+    assert train.main([*arguments(features, tmp_path / "runs"), "-e", "2", "--subset", str(subset)]) == 0
+    assert summary_of(tmp_path / "runs")["pairs"] == {"train": 15, "test": 5}
+    assert columns(tmp_path / "runs" / "run1" / "split.csv")["left_name"] == [left for left, _ in NAMES[::2]]
+
+
+def test_the_fields_old_file_gives_the_numbers_of_the_new_one(features: Path, tmp_path: Path) -> None:
+    flat = numbers().reshape(2 * PAIRS, 2, NUMBERS)
+    old = {"left": flat[:, 0], "right": flat[:, 1]}
+    names = {f"{side}_name": [pair[number] for pair in NAMES] * 2 for number, side in enumerate(("left", "right"))}
+    np.save(tmp_path / "old.npy", np.array({**old, **names}, dtype=object), allow_pickle=True)
+    for name, file in (("old", tmp_path / "old.npy"), ("new", features)):
+        assert train.main([*arguments(file, tmp_path / name), "-e", "3"]) == 0
+    assert same_run(tmp_path / "old" / "run1", tmp_path / "new" / "run1")
+
+
+def test_features_without_flips_are_trained_on(tmp_path: Path) -> None:
+    features = write_features(tmp_path / "features.npy", numbers(views=1))
+    assert train.main([*arguments(features, tmp_path / "runs"), "-e", "2"]) == 0
+    assert summary_of(tmp_path / "runs")["features"]["views"] == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told_and_done_without(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["-d", str(features), "-s", str(tmp_path / "runs"), "-e", "2", "--gpu"]
+    assert train.main(call) == 0
+    assert "no GPU that torch can use was found: going on with the CPU\n" in capsys.readouterr().err
+    assert summary_of(tmp_path / "runs")["device"].startswith("cpu")
+
+
+def test_the_heads_that_can_be_asked_for_are_those_there_are() -> None:
+    (model,) = (action for action in train.build_parser()._actions if action.dest == "model")
+    assert list(model.choices or ()) == list(HEADS)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    args = train.build_parser().parse_args(["-d", "features.npy", "-s", "runs"])
+    assert (args.model, args.epochs, args.runs, args.temperature) == ("original", 150, 1, 1.0)
+    assert (args.test_split, args.k, args.seed, args.gpu) == (0.25, [1, 3], 0, None)
+
+
+# ---- nothing is lost
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_run_that_is_there_stays_as_it_is(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = [*arguments(features, tmp_path), "-e", "2"]
+    assert train.main(call) == 0
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert train.main([*call, "--seed", "1"]) == 2
+    assert (
+        one_line(capsys) == f"{tmp_path}: already holds a run (avg); give another folder, or --overwrite to replace it"
+    )
+    assert contents(tmp_path) == before
+
+
+def test_overwriting_replaces_the_runs_and_leaves_other_files_alone(features: Path, tmp_path: Path) -> None:
+    assert train.main([*arguments(features, tmp_path), "-e", "3", "-r", "3"]) == 0
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "run1").write_text("mine too")
+    assert train.main([*arguments(features, tmp_path), "-e", "2", "--overwrite"]) == 0
+    own = {"run1", "avg", "summary.json", "curves.png"}
+    assert {path.name for path in tmp_path.iterdir()} == own | {"notes.txt", "pictures"}
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "pictures" / "run1").read_text() == "mine too"
+    assert len(scalars(tmp_path / "run1")["Train/Loss"]) == 2  # and no events of before
+
+
+@pytest.mark.parametrize("wrong", [["-k", "11"], ["--test-split", "1"], ["--subset", "nowhere.csv"]])
+def test_wrong_input_costs_no_run_that_is_there(features: Path, tmp_path: Path, wrong: list[str]) -> None:
+    call = [*arguments(features, tmp_path), "-e", "2", "--overwrite"]
+    assert train.main(call) == 0
+    before = contents(tmp_path)
+    assert train.main([*call, *wrong]) == 2
+    assert contents(tmp_path) == before
+
+
+# ---- wrong input
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What the one line on stderr says."""
+    error = capsys.readouterr().err
+    assert error.startswith("train.py: error: ")
+    assert error.endswith("\n")
+    assert error.count("\n") == 1
+    return error.removeprefix("train.py: error: ").removesuffix("\n")
+
+
+SHARE = " of 40 pairs leaves no test pair or no train pair; a share between 0 and 1, such as 0.25, leaves both"
+GALLERY = ": the 10 test pairs are the gallery; k from 1 to 10 is possible"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["--test-split", "0"], f"--test-split 0{SHARE}"),
+        (["--test-split", "1"], f"--test-split 1{SHARE}"),
+        (["--test-split", "1.5"], f"--test-split 1.5{SHARE}"),
+        (["--test-split", "-0.5"], f"--test-split -0.5{SHARE}"),
+        (["--test-split", "0.02"], f"--test-split 0.02{SHARE}"),
+        (["--test-split", "nan"], f"--test-split nan{SHARE}"),
+        (["-k", "11"], f"-k 11{GALLERY}"),
+        (["-k", "1", "3", "4199"], f"-k 4199{GALLERY}"),
+    ],
+)
+def test_settings_that_the_pairs_do_not_admit(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], told: str
+) -> None:
+    assert train.main([*arguments(features, tmp_path / "runs"), *changes]) == 2
+    assert one_line(capsys) == told
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["-k", "0"], "argument -k: '0' is not a whole number above 0"),
+        (["-k", "1.5"], "argument -k: '1.5' is not a whole number above 0"),
+        (["-e", "0"], "argument -e/--epochs: '0' is not a whole number above 0"),
+        (["-r", "-1"], "argument -r/--runs: '-1' is not a whole number above 0"),
+        (["-t", "0"], "argument -t/--temperature: '0' is not a number above 0"),
+        (["-t", "nan"], "argument -t/--temperature: 'nan' is not a number above 0"),
+        (["-t", "inf"], "argument -t/--temperature: 'inf' is not a number above 0"),
+        (["-t", "-3"], "argument -t/--temperature: '-3' is not a number above 0"),
+        (["-t", "warm"], "argument -t/--temperature: 'warm' is not a number above 0"),
+        (["--seed", "-1"], "argument --seed: '-1' is not a whole number, 0 or above"),
+        (["--test-split", "half"], "argument --test-split: invalid float value: 'half'"),
+        (["--model", "resnet"], "argument --model: invalid choice: 'resnet'"),
+        (["--gpu"], "argument --gpu: not allowed with argument --cpu"),
+    ],
+)
+def test_settings_that_have_no_meaning(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train.main([*arguments(features, tmp_path / "runs"), *changes])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"train.py: error: {told}")
+    assert not (tmp_path / "runs").exists()
+
+
+def no_file(path: Path) -> None:
+    """Writes nothing."""
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def text(path: Path) -> None:
+    path.write_text("left,right\n")
+
+
+def plain_array(path: Path) -> None:
+    np.save(path, np.zeros((3, 4), np.float32))
+
+
+def other_fields(path: Path) -> None:
+    np.save(path, np.zeros(3, [("a", "f4"), ("b", "f4")]))
+
+
+def other_types(path: Path) -> None:
+    np.save(path, np.zeros(3, [*row_type(("left", "right"), 4, 5).descr[:-1], ("view", "i8")]))
+
+
+def no_rows(path: Path) -> None:
+    np.save(path, np.zeros(0, row_type(("left", "right"), 4, 5)))
+
+
+def cut(path: Path) -> None:
+    write_features(path, numbers())
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flat_folder(path: Path) -> None:
+    np.save(path, np.zeros(3, row_type(("features",), 4, 5)))
+
+
+def not_finite(path: Path) -> None:
+    values = numbers()
+    values[1, 5, 1, 2] = np.nan
+    write_features(path, values)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (no_file, "no features file could be read here (No such file or directory)"),
+        (folder, "no features file could be read here (Is a directory)"),
+        (text, "not a .npy file; extract.py writes the features file"),
+        (
+            plain_array,
+            "not a features file: it holds an array of float32 of shape (3, 4), not rows with fields; "
+            "extract.py writes one",
+        ),
+        (
+            other_fields,
+            "not a features file: its fields are a, b, not left, right, left_name, right_name, view; "
+            "extract.py writes one",
+        ),
+        (
+            other_types,
+            "not a features file: its fields have unexpected types or it has no rows; extract.py writes one",
+        ),
+        (no_rows, "not a features file: its fields have unexpected types or it has no rows; extract.py writes one"),
+        (cut, "cut short or damaged: its header promises 80 rows; extract it again"),
+        (flat_folder, "features of a flat folder; training needs pairs (a folder with left/ and right/)"),
+        (not_finite, "holds values that are not finite numbers; extract it again"),
+    ],
+)
+def test_a_file_that_is_no_features_file_of_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], None], told: str
+) -> None:
+    path = tmp_path / "features.npy"
+    write(path)
+    assert train.main(arguments(path, tmp_path / "runs")) == 2
+    assert one_line(capsys) == f"{path}: {told}"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("", "{csv}: no names found; a header line and one name a line are expected"),
+        ("name\n", "{csv}: no names found; a header line and one name a line are expected"),
+        ("name\n00.jpg\nzebra.jpg\n", "{csv}: 1 of its names are not in {npy}: zebra.jpg"),
+        ("name\nzebra.jpg\n", "{csv}: none of its 1 names is among the 40 pairs"),
+        ("a,b\n1,2\n", "{csv}: columns a, b; expected one column, or one called TLL_obj, name, left_name"),
+    ],
+)
+def test_a_subset_that_names_no_pairs_of_the_file(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], written: str, told: str
+) -> None:
+    subset = tmp_path / "some.csv"
+    subset.write_text(written)
+    assert train.main([*arguments(features, tmp_path / "runs"), "--subset", str(subset)]) == 2
+    assert one_line(capsys) == told.format(csv=subset, npy=features)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_subset_that_is_not_there(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*arguments(features, tmp_path / "runs"), "--subset", str(tmp_path / "no.csv")]) == 2
+    assert one_line(capsys).startswith(f"{tmp_path / 'no.csv'}: no CSV file could be read here (")
+
+
+def test_an_output_folder_that_is_a_file(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("mine")
+    assert train.main([*arguments(features, tmp_path / "runs"), "--overwrite"]) == 2
+    assert one_line(capsys) == f"{tmp_path / 'runs'}: is a file; -s takes a folder"
+    assert (tmp_path / "runs").read_text() == "mine"
+
+
+def test_no_call_without_features_and_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train.main([])
+    assert ended.value.code == 2
+    assert "the following arguments are required: -d/--data, -s/--save" in capsys.readouterr().err
+
+
+# ---- help, quickly
+
+SCRIPT = Path(train.__file__)
+
+
+def imported_by_help(script: Path) -> set[str]:
+    """The packages that `script -h` imports, as the interpreter itself reports them."""
+    command = [sys.executable, "-X", "importtime", str(script), "-h"]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "usage: train.py" in ended.stdout
+    reported = [
+        line.rsplit("|", 1)[-1].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")
+    ]
+    return {name.split(".")[0] for name in reported}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    found = imported_by_help(SCRIPT)
+    assert "argparse" in found
+    assert not found & {"torch", "numpy", "scipy", "matplotlib", "tensorboard", "adaptation", "featuresExtractor"}
+
+
+@pytest.mark.parametrize("before", ["import torch", "def f():\n    import torch\nf()", "import adaptation.heads"])
+def test_a_help_that_imports_torch_would_be_noticed(tmp_path: Path, before: str) -> None:
+    source = SCRIPT.read_text(encoding="utf-8")
+    future = "from __future__ import annotations\n"
+    assert future in source
+    (tmp_path / "train.py").write_text(source.replace(future, f"{future}{before}\n"), encoding="utf-8")
+    assert "torch" in imported_by_help(tmp_path / "train.py")
+
+
+def test_help_answers_within_half_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, str(SCRIPT), "-h"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
