@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the notebook client's own dependencies
 def test_notebook_runs_and_adaptation_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(PROJECT / "example.ipynb", as_version=4)
+    notebook = nbformat.read(PROJECT / "example.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3

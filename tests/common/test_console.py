@@ -53,6 +53,11 @@ def test_a_full_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "x.py: error: out/features.npy: No space left on device\n"
 
 
+def test_other_system_errors_are_faults_of_the_program() -> None:
+    with pytest.raises(BrokenPipeError):
+        console.guarded("x.py", raising(OSError(errno.EPIPE, "gone")))
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
