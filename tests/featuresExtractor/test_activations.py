@@ -57,8 +57,8 @@ def test_half_precision_is_pooled_in_fp32() -> None:
 
 def test_layers_come_in_the_order_asked_for() -> None:
     backbone = network()
-    last, middle = TappedBackbone(backbone, ("last", "middle.1"))(images())
-    assert (last.shape, middle.shape) == ((2, 6), (2, 5))
+    middle, last, first = TappedBackbone(backbone, ("middle.1", "last", "first"))(images())
+    assert (middle.shape, last.shape, first.shape) == ((2, 5), (2, 6), (2, 4))
     assert torch.allclose(last, nn.functional.normalize(backbone(images()), dim=1))
 
 
