@@ -2,5 +2,5 @@
 
 `models` is the table of backbones, `weights` builds and fills one, `transforms` prepares pictures, `datasets` finds and
 reads them, `activations` taps the layers, `extractor` is the one loop, `embeddings` the file of features, `pca` the
-reduction and `processor` what is asked to become of the features.
+reduction, `processor` what is asked to become of the features, `provenance` where they come from, `stages` a whole job.
 """

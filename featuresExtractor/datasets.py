@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
-NO_PICTURES = {".h5", ".hdf", ".mpeg", ".mpg", ".pdf"}  # suffixes that Pillow registers, of files that it cannot read
+NO_PICTURES = (".h5", ".hdf", ".mpeg", ".mpg", ".pdf")  # suffixes that Pillow registers, of files it cannot read
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Dataset:
     def kind(self) -> str:
         """`pairs` or `images`."""
         return "pairs" if self.sides == PAIR_SIDES else "images"
+
+    @property
+    def longest_name(self) -> int:
+        """Characters of the longest file name."""
+        return max(len(path.name) for item in self.items for path in item)
 
     def fingerprint(self) -> str:
         """SHA-256 over every file's name, size and time of change: differs when a picture does."""

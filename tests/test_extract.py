@@ -182,7 +182,7 @@ def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the backbone works again")
 
-    monkeypatch.setattr("featuresExtractor.extractor.Forward", refuse)
+    monkeypatch.setattr("featuresExtractor.stages.Forward", refuse)
 
 
 def refused(command: Command, capsys: pytest.CaptureFixture[str], *words: Any) -> str:
@@ -199,11 +199,12 @@ def test_start_line_tells_model_device_precision_pairs_and_views(
     command: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(pairs(3), "-b", "2", "--workers", "1") == 0
-    first, last = capsys.readouterr().out.splitlines()
+    first, made, last = capsys.readouterr().out.splitlines()
     threads = torch.get_num_threads()
     expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 view(s), 2 pictures at a time, 1 reading"
     assert first == expected
-    assert ": 3 pairs, 320 numbers a picture; 12 pictures in " in last
+    assert made.endswith(": 3 pairs, 320 numbers a picture")
+    assert last.startswith("12 pictures in ")
     assert " images/s (" in last
 
 

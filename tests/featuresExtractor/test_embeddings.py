@@ -86,9 +86,12 @@ def test_gaps_of_left_out_items_are_closed(
     assert (tmp_path / "f.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+@pytest.mark.parametrize("chunk_bytes", [150, 450, 10**6])
 @pytest.mark.parametrize("views", [1, 3])
-def test_gaps_are_closed_for_any_number_of_views(views: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "CHUNK_BYTES", 150)
+def test_gaps_are_closed_for_any_number_of_views(
+    views: int, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
     given = np.concatenate([vectors(10), vectors(10, seed=1)])[:views]
     write(tmp_path / "f.npy", given, [9, 1], rows=13)
     assert_holds(np.load(tmp_path / "f.npy"), given)
