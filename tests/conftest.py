@@ -47,8 +47,8 @@ def pairs(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    """A row `tiny` in the table of models: a network of 0.5 M parameters at 32 pixels."""
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+    """A row `tiny` in the table of models: a network of 0.5 M parameters at 32 pixels, too small for many threads."""
     half = (0.5, 0.5, 0.5)
     model = Model(
         name="tiny",
@@ -62,7 +62,10 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Model:
         source="none",
     )
     monkeypatch.setattr(models, "MODELS", (*models.MODELS, model))
-    return model
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield model
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

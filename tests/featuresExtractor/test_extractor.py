@@ -83,7 +83,8 @@ def test_batch_size_does_not_change_features(batch: int, tiny_model: Model) -> N
     pixels = pixels_of(tiny_model, 7)
     features = forward_of(tiny_model, batch)(pixels)
     assert (features.shape, features.dtype.name) == ((2, 7, WIDTH), "float32")
-    one_by_one = np.concatenate([forward_of(tiny_model)(pixels[n : n + 1]) for n in range(7)], axis=1)
+    forward = forward_of(tiny_model)
+    one_by_one = np.concatenate([forward(pixels[n : n + 1]) for n in range(7)], axis=1)
     assert np.allclose(features, one_by_one, atol=1e-6)
 
 
