@@ -27,8 +27,15 @@ def build_parser() -> argparse.ArgumentParser:
         prog="extract.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("-d", "--dataset", type=Path, metavar="PATH", help="folder with left/ and right/, or a flat folder of pictures")
-    add("-s", "--save", type=Path, metavar="PATH", help="folder to write to; the model's name is added")
+    add(
+        "-d",
+        "--dataset",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="folder with left/ and right/, or a flat folder of pictures",
+    )
+    add("-s", "--save", type=Path, required=True, metavar="PATH", help="folder to write to; the model's name is added")
     add(
         "-b",
         "--batch-size",
@@ -47,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-p",
         "--processor",
         nargs="+",
+        required=True,
         metavar=("NAME", "N"),
         help="adapt: layers pooled, normalised, concatenated; adapt-pca N: also reduced to N numbers",
     )
@@ -60,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="fail",
         help="what to do with pictures that have no partner or cannot be read (default fail)",
     )
-    add("--overwrite", action="store_true", help="replace features that are already in the output folder")
+    add("--overwrite", action="store_true", help="replace what is there; features that fit are kept for another PCA")
     console.add_device(parser)
     add(
         "--workers",
@@ -69,23 +77,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="threads that read pictures (default: one a core)",
     )
-    add("--list-models", action="store_true", help="show the backbones and end")
+    add("--list-models", action=_ListModels, nargs=0, help="show the backbones and end")
     return parser
+
+
+class _ListModels(argparse.Action):
+    """Prints the table of backbones and ends, whatever else was said."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Called by argparse when it meets the flag."""
+        from featuresExtractor.models import HEADER, listing
+
+        print(console.table(HEADER, listing()))
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv`; returns 0, or 2 after wrong input."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.list_models:
-        from featuresExtractor.models import HEADER, listing
-
-        print(console.table(HEADER, listing()))
-        return 0
-    if missing := [
-        flag for flag, value in (("-d", args.dataset), ("-s", args.save), ("-p", args.processor)) if not value
-    ]:
-        parser.error(f"{', '.join(missing)} missing; -h shows all arguments")
+    args = build_parser().parse_args(argv)
     return console.guarded("extract.py", lambda: run(args))
 
 
@@ -100,9 +109,10 @@ def run(args: argparse.Namespace) -> int:
     if args.subset:
         dataset = keep_subset(dataset, args.subset, skip)
 
-    from common.device import choose_device
+    from common.device import choose_device, full_precision
     from featuresExtractor.stages import Job, run_job
 
+    full_precision()
     run_job(
         Job(
             model,
@@ -117,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             skip=skip,
             overwrite=args.overwrite,
-            flags={name: str(value) for name, value in vars(args).items() if value is not None},
+            flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         )
     )
     return 0

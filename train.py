@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from adaptation.pairs import Pairs
-    from adaptation.trainer import Run, Settings
+    from adaptation.trainer import Scores, Settings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,7 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="seed of the splits and of the heads' weights (default 0)",
     )
     add("--subset", type=Path, metavar="CSV", help="only the pairs that this CSV names, such as TLL_obj.csv")
-    add("--overwrite", action="store_true", help="replace the run that is already in the folder")
+    add(
+        "--on-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what to do with names of the CSV that the features file does not have (default fail)",
+    )
+    add("--overwrite", action="store_true", help="replace the run that is already in the folder, once the new is done")
     console.add_device(parser)
     return parser
 
@@ -95,40 +101,41 @@ def run(args: argparse.Namespace) -> int:
     from adaptation.trainer import Settings
     from common.device import choose_device, full_precision
 
-    pairs = load_pairs(args.data, args.subset)
+    pairs = load_pairs(args.data, args.subset, args.on_error == "skip")
     ks = tuple(sorted(set(args.k)))
     tested = check_share(len(pairs), args.test_split)
     check_ks(ks, tested)
     settings = Settings(args.model, args.epochs, args.temperature, args.test_split, ks, args.seed)
-    results.prepare_folder(args.save, args.overwrite)
+    folder = results.prepare_folder(args.save, args.overwrite)
     device = choose_device(args.gpu)
     full_precision()
-    runs = _train(pairs.to(device), settings, args.runs, args.save, device)
-    results.write_average(args.save, runs)
-    results.write_curves(args.save, runs, ks)
+    runs = _train(pairs.to(device), settings, args.runs, folder, device)
+    results.write_average(folder, runs)
+    results.write_curves(folder, runs, ks)
     metrics = summary(runs)
-    results.write_summary(args.save, metrics, _facts(args, settings, pairs, tested, device))
+    results.write_summary(folder, metrics, _facts(args, settings, pairs, tested, device))
+    results.put_in_place(folder, args.save)
     _report(metrics, settings, args, tested)
     return 0
 
 
-def _train(pairs: Pairs, settings: Settings, runs: int, folder: Path, device: torch.device) -> list[Run]:
-    """The runs one after the other, each written when it is done."""
+def _train(pairs: Pairs, settings: Settings, runs: int, folder: Path, device: torch.device) -> list[Scores]:
+    """The numbers of the runs, which go one after the other and are each written when done."""
     from adaptation.results import write_run
     from adaptation.trainer import train_run
     from common.device import device_name
     from common.progress import progress
 
     views, count, width = pairs.left.shape
-    print(f"head {settings.head} on {device_name(device)}, {count:,} pairs, {views} view(s), {width:,} numbers a side")
+    seen = f"{views} views" if views > 1 else "1 view (no flipped copies recognised)"
+    print(f"head {settings.head} on {device_name(device)}, {count:,} pairs, {seen}, {width:,} numbers a side")
     done = []
-    epochs = settings.epochs if settings.head != "dummy" else 1
-    with progress(runs * epochs, "train", "epochs") as bar:
+    with progress(runs * settings.steps, "train", "epochs") as bar:
         for number in range(1, runs + 1):
             bar.set_postfix_str(f"run {number}/{runs}", refresh=False)
             finished = train_run(pairs, settings, number, on_epoch=lambda: bar.update())
             write_run(folder, finished, pairs, settings.head)
-            done.append(finished)
+            done.append(finished.scores())
     return done
 
 
@@ -166,7 +173,8 @@ def _report(metrics: dict[str, Any], settings: Settings, args: argparse.Namespac
         spread = "-" if last["sd"] is None else f"{last['sd']:.3f}"
         means = [f"{values[key]['mean']:.3f}" for key in ("frozen", "last_epoch", "best_epoch_on_test")]
         rows.append([name.replace("top ", "aR@"), means[0], means[1], spread, interval, means[2]])
-    print(f"\n{tested:,} test pairs, mean of {args.runs} run(s); adapted: head {settings.head}, after the last epoch")
+    runs = "1 run" if args.runs == 1 else f"{args.runs} runs"
+    print(f"\n{tested:,} test pairs, mean of {runs}; adapted: head {settings.head}, after the last epoch")
     print(console.table(header, rows))
     print("* picked on the test pairs, run by run: optimistic")
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +39,20 @@ class Pairs:
         return Pairs(self.left.to(device), self.right.to(device), self.names)
 
 
-def load_pairs(path: Path, subset: Path | None = None) -> Pairs:
-    """Reads a features file; with `subset` only the pairs that a CSV names. InputError where none can be trained on."""
+def load_pairs(path: Path, subset: Path | None = None, skip: bool = False) -> Pairs:
+    """Reads a features file; with `subset` only the pairs that a CSV names. InputError where none can be trained on.
+
+    Names of the CSV that the file does not have are an InputError too, or with `skip` left out and told on stderr.
+    """
     pairs = by_view(read_pairs(path), path)
     if subset is None:
         return pairs
     chosen, missing = select([left for left, _ in pairs.names], read_names(subset), subset)
     if missing:
-        raise InputError(f"{subset}: {len(missing):,} of its names are not in {path}: {listed(missing)}")
+        told = f"{subset}: {len(missing):,} of its names are not in {path}"
+        if not skip:
+            raise InputError(f"{told}: {listed(missing)}; --on-error skip leaves them out")
+        print(f"{told} and are left out: {listed(missing)}", file=sys.stderr)
     return pairs.subset(torch.tensor(chosen))
 
 

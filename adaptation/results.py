@@ -4,11 +4,14 @@ run1/ .. runN/   TensorBoard events, train.csv, val.csv, split.csv, checkpoint.p
 avg/             TensorBoard events and logs of the runs' mean, with the standard deviation in the logs
 summary.json     each test metric: last epoch, best epoch, frozen features
 curves.png       aR@k over the epochs, train and test, beside the frozen features
+.unfinished/     new runs that are to replace those in the folder, until they are all there
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,30 +22,73 @@ import numpy as np
 import torch
 
 from adaptation.pairs import Pairs
-from adaptation.trainer import Curves, Run
+from adaptation.trainer import Curves, Run, Scores
 from common.errors import InputError
-from common.files import write_json, written_whole
+from common.files import written_whole
 
 OWN_FILES = ("summary.json", "curves.png")
 OWN_FOLDERS = re.compile(r"run\d+|avg")
+OWN_CONTENTS = re.compile(r"(checkpoint|train|val|split)(\.partial)?\.(pt|csv)|events\.out\.tfevents\..*")
+UNFINISHED, REPLACED = ".unfinished", "replaced"
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Makes `folder` ready for new runs. Runs that are there are an InputError, or removed when `overwrite`; nothing
-    else in the folder is touched."""
+def prepare_folder(folder: Path, overwrite: bool) -> Path:
+    """Makes `folder` ready for new runs and returns where to write them.
+
+    Runs that are there are an InputError. With `overwrite` they stay until `put_in_place` replaces them, and the new
+    ones are written to a folder within. Nothing else in the folder is touched.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; -s takes a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        there = _own_parts(folder)
+        if there and not overwrite:
+            raise InputError(
+                f"{folder}: already holds a run ({there[0].name}); give another folder, or --overwrite to replace it"
+            )
+        unfinished = folder / UNFINISHED
+        if (unfinished / REPLACED).exists():
+            raise InputError(f"{unfinished}: replacing a run was cut short; move what you need out of it and remove it")
+        if unfinished.exists():
+            shutil.rmtree(unfinished)  # of a run that was interrupted
+        unfinished.mkdir()  # always, since a folder that takes nothing is better found now than after a run
+        if not there:
+            unfinished.rmdir()
     except OSError as error:
         raise InputError(f"{folder}: no run folder could be made here ({error.strerror})") from error
-    there = sorted(path for path in folder.iterdir() if path.name in OWN_FILES or OWN_FOLDERS.fullmatch(path.name))
-    if there and not overwrite:
-        raise InputError(
-            f"{folder}: already holds a run ({there[0].name}); give another folder, or --overwrite to replace it"
-        )
-    for path in there:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return unfinished if there else folder
+
+
+def _own_parts(folder: Path) -> list[Path]:
+    """The runs in `folder`, their average and what sums them up; InputError when something else has such a name."""
+    parts = sorted(path for path in folder.iterdir() if path.name in OWN_FILES or OWN_FOLDERS.fullmatch(path.name))
+    for path in parts:
+        if not (path.is_file() if path.name in OWN_FILES else _is_run(path)):
+            raise InputError(f"{path}: has the name of a part of a run and is none; give another folder, or rename it")
+    return parts
+
+
+def _is_run(path: Path) -> bool:
+    """Whether `path` is a folder as `write_run` or `write_average` makes it, and not one that holds runs itself."""
+    if not path.is_dir():
+        return False
+    held = list(path.iterdir())
+    alone = not any(part.is_dir() or part.name in OWN_FILES for part in held)
+    return alone and (not held or any(OWN_CONTENTS.fullmatch(part.name) for part in held))
+
+
+def put_in_place(written: Path, folder: Path) -> None:
+    """Replaces the runs in `folder` by those that are all in `written`, where `prepare_folder` wanted them."""
+    if written == folder:
+        return
+    new, replaced = _own_parts(written), written / REPLACED
+    replaced.mkdir()
+    for path in _own_parts(folder):
+        path.rename(replaced / path.name)
+    for path in new:
+        path.rename(folder / path.name)
+    shutil.rmtree(written)
 
 
 def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
@@ -59,8 +105,10 @@ def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
         "optimizer": _on_cpu(run.optimiser.state_dict()) if run.optimiser else {},
         "epoch": len(run.train["Loss"]),
     }
+    checkpoint = io.BytesIO()  # for a full disk is an OSError to Python and a RuntimeError without a reason to torch
+    torch.save(state, checkpoint)
     with written_whole(target / "checkpoint.pt") as partial:
-        torch.save(state, partial)
+        partial.write_bytes(checkpoint.getbuffer())
 
 
 def _on_cpu(state: Any) -> Any:
@@ -106,7 +154,7 @@ def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
         csv.writer(file).writerows(rows)
 
 
-def write_average(folder: Path, runs: Sequence[Run]) -> None:
+def write_average(folder: Path, runs: Sequence[Scores]) -> None:
     """Writes `avg/`: the mean of the runs at each epoch, and in the logs their standard deviation too."""
     target = folder / "avg"
     target.mkdir()
@@ -124,11 +172,13 @@ def write_average(folder: Path, runs: Sequence[Run]) -> None:
 
 
 def write_summary(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes `summary.json`."""
-    write_json(folder / "summary.json", {**facts, "metrics": metrics})
+    """Writes `summary.json`; ValueError for numbers that are not finite, which JSON does not have."""
+    text = json.dumps({**facts, "metrics": metrics}, indent=2, allow_nan=False)
+    with written_whole(folder / "summary.json") as partial:
+        partial.write_text(f"{text}\n", encoding="utf-8")
 
 
-def write_curves(folder: Path, runs: Sequence[Run], ks: Sequence[int]) -> None:
+def write_curves(folder: Path, runs: Sequence[Scores], ks: Sequence[int]) -> None:
     """Draws aR@k over the epochs, mean of the runs and the band of one standard deviation, as `curves.png`."""
     from matplotlib.figure import Figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ def draw_split(pairs: int, share: float, seed: int) -> Split:
 
 def check_share(pairs: int, share: float) -> int:
     """The number of test pairs; InputError when a share leaves none to test or none to train."""
-    tested = math.floor(share * pairs) if 0 < share < 1 else 0
+    # in decimals, as the share was written: 0.29 of 100 is 29, which floats make 28.999...
+    tested = math.floor(Fraction(str(share)) * pairs) if 0 < share < 1 else 0
     if not 1 <= tested < pairs:
         told = f"--test-split {share:g} of {pairs:,} pairs"
         raise InputError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from adaptation.trainer import Run
+from adaptation.trainer import Scores
 
 LOWER_IS_BETTER = ("Loss", "median rank")
 
@@ -27,13 +27,13 @@ def describe(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "sd": sd, "interval95": [mean - half, mean + half], "runs": list(values)}
 
 
-def summary(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+def summary(runs: Sequence[Scores]) -> dict[str, dict[str, Any]]:
     """For each test metric: the last epoch, the best epoch (each run's own, picked on the test pairs and therefore
     optimistic), and the frozen features on the same splits."""
     return {name: _of_metric(runs, name) for name in runs[0].test}
 
 
-def _of_metric(runs: Sequence[Run], name: str) -> dict[str, Any]:
+def _of_metric(runs: Sequence[Scores], name: str) -> dict[str, Any]:
     curves = [run.test[name] for run in runs]
     best = np.argmin if name in LOWER_IS_BETTER else np.argmax
     epochs = [int(best(curve)) for curve in curves]

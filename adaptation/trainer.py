@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from adaptation.losses import contrastive_loss, cosine_similarities
 from adaptation.metrics import retrieval_metrics
 from adaptation.pairs import Pairs
 from adaptation.splits import Split, draw_split, seeds_of
+from common.errors import InputError
 
 LEARNING_RATE = 1e-3
 
@@ -31,26 +33,44 @@ class Settings:
     ks: tuple[int, ...] = (1, 3)
     seed: int = 0
 
+    @property
+    def steps(self) -> int:
+        """The epochs that a run has: frozen features need one look and no more."""
+        return 1 if self.head == "dummy" else self.epochs
 
-@dataclass
-class Run:
-    """A finished run: its split, its trained head and optimiser, and the curves of its metrics, a value an epoch.
+
+@dataclass(kw_only=True)
+class Scores:
+    """The numbers of a run: the curves of its metrics, a value an epoch.
 
     `train` holds the loss over all views and the metrics of the original view before the epoch's step; `test` the loss
     and metrics of the test pairs (never flipped) after it; `frozen` those of the features without a head.
     """
 
-    number: int
-    split: Split
-    head: nn.Module
-    optimiser: torch.optim.Optimizer | None
     train: Curves = field(default_factory=dict)
     test: Curves = field(default_factory=dict)
     frozen: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass
+class Run(Scores):
+    """A finished run: its numbers, its split, and the trained head and optimiser, which are large."""
+
+    number: int
+    split: Split
+    head: nn.Module
+    optimiser: torch.optim.Optimizer | None
+
+    def scores(self) -> Scores:
+        """The numbers alone, to keep when the run is written."""
+        return Scores(train=self.train, test=self.test, frozen=self.frozen)
+
+
 def train_run(pairs: Pairs, settings: Settings, number: int, on_epoch: Callable[[], object] = lambda: None) -> Run:
-    """Trains and tests one run on the device of `pairs`. The same seed and number give the same run."""
+    """Trains and tests one run on the device of `pairs`. The same seed and number give the same run.
+
+    InputError when the temperature takes the loss beyond what a float32 can hold.
+    """
     split_seed, head_seed = seeds_of(settings.seed, number)
     split = draw_split(len(pairs), settings.test_split, split_seed)
     train, test = pairs.subset(split.train), pairs.subset(split.test)
@@ -59,12 +79,14 @@ def train_run(pairs: Pairs, settings: Settings, number: int, on_epoch: Callable[
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE) if weights else None
     run = Run(number, split, head, optimiser)
     seen: list[tuple[Metrics, Metrics]] = []
-    for _ in range(settings.epochs if weights else 1):
+    for _ in range(settings.steps):
         learned = train_epoch(head, optimiser, train, settings)
         seen.append((learned, evaluate(head, test, settings)))
         on_epoch()
     run.train, run.test = (_curves([epoch[side] for epoch in seen]) for side in (0, 1))
     run.frozen = {name: value.item() for name, value in evaluate(nn.Identity(), test, settings).items()}
+    if not all(map(math.isfinite, [*run.train["Loss"], *run.test["Loss"], run.frozen["Loss"]])):
+        raise InputError(f"the loss is no finite number at -t {settings.temperature:g}; give a smaller temperature")
     return run
 
 

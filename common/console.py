@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from common.errors import InputError
 
-UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)  # disks and permissions are the user's
+UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""Errors of disks, permissions and names, which are the user's to mend."""
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:
@@ -58,9 +59,9 @@ def positive(text: str) -> int:
 
 
 def natural(text: str) -> int:
-    """An argument such as a seed: 0, 1, 2, ..."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or above")
+    """An argument such as a seed: 0, 1, 2, ... below 2^63."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 

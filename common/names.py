@@ -1,4 +1,4 @@
-"""Subsets of a data set: names in a CSV file, and which pairs they mean."""
+"""File names: what makes two of them a pair, and subsets of a data set in CSV files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def read_names(path: Path) -> list[str]:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: no CSV file could be read here ({error})") from error
-    if len(rows) < 2:
+    headed = bool(rows) and not (len(rows[0]) == 1 and Path(rows[0][0]).suffix)  # a file name is no header
+    if len(rows) <= headed:
         raise InputError(f"{path}: no names found; a header line and one name a line are expected")
     column = _column(rows[0], path)
     if short := [number for number, row in enumerate(rows, 1) if len(row) <= column]:
         raise InputError(f"{path}: row {short[0]} has no column {column + 1}; it must hold a name")
-    return list(dict.fromkeys(row[column].strip() for row in rows[1:]))
+    return list(dict.fromkeys(row[column].strip() for row in rows[headed:]))
 
 
 def _column(header: Sequence[str], path: Path) -> int:
@@ -51,5 +52,5 @@ def select(names: Sequence[str], wanted: Sequence[str], subset: Path) -> tuple[l
     present = {stem(name) for name in names}
     chosen = [index for index, name in enumerate(names) if stem(name) in stems]
     if not chosen:
-        raise InputError(f"{subset}: none of its {len(stems):,} names is among the {len(names):,} pairs")
+        raise InputError(f"{subset}: none of its {len(stems):,} names is among the {len(names):,} there")
     return chosen, [name for name in wanted if stem(name) not in present]

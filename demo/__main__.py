@@ -27,7 +27,7 @@ KS = (1, 3, 5)
 EXTRACT = "extract.py -d {pairs} -s {features} -b 64 --data-aug -p adapt-pca 256 --model efficientnet_lite0"
 TRAIN = (
     "train.py -d {features}/efficientnet_lite0/features_pca256.npy -s {run} "
-    "-e 150 -r 5 -t 15 --test-split 0.25 -k 1 3 5"
+    f"-e 150 -r 5 -t 15 --test-split 0.25 -k {' '.join(map(str, KS))}"
 )
 
 
@@ -57,10 +57,15 @@ def demonstrate(folder: Path) -> int:
 
 def _make_anew(folder: Path) -> None:
     """Empties a folder that an earlier demonstration made; any other that is not empty is left alone."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise InputError(f"{folder}: not empty and not made by the demonstration; give another folder")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder could be made here ({error.strerror})") from error
     (folder / MARK).write_text("made by `make demo`, which makes it anew each time\n", encoding="utf-8")
 
 

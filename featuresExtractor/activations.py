@@ -15,8 +15,10 @@ Reduce = Callable[[Tensor], Tensor]
 def pooled_and_normalised(activation: Tensor) -> Tensor:
     """Mean over space, then unit L2 length (the paper's figure of the method).
 
-    A map (N, C, H, W) or a vector (N, C) -> (N, C) float32.
+    A map (N, C, H, W) or a vector (N, C) -> (N, C) float32; ValueError for anything else, such as tokens (N, T, C).
     """
+    if activation.ndim not in (2, 4):
+        raise ValueError(f"activation of shape {tuple(activation.shape)}; (N, C, H, W) or (N, C) can be pooled")
     vector = activation.float()  # N C H W, or N C
     if vector.ndim == 4:
         vector = vector.mean(dim=(2, 3))  # N C

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
-NO_PICTURES = (".h5", ".hdf", ".mpeg", ".mpg", ".pdf")  # suffixes that Pillow registers, of files it cannot read
+REFUSED = (
+    "BUFR",
+    "EPS",
+    "GRIB",
+    "HDF5",
+    "MPEG",
+    "WMF",
+)  # EPS starts Ghostscript; Pillow knows the others by name alone
 
 
 @dataclass(frozen=True)
@@ -94,10 +102,37 @@ def _flat(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The files with an image's suffix, sorted by name; hidden ones (`._a.jpg` of some systems) are no pictures."""
-    suffixes = Image.registered_extensions().keys() - NO_PICTURES
+    """The files with an image's suffix, sorted by name."""
+    suffixes = _suffixes()
+    return [path for path in _files(folder) if path.suffix.lower() in suffixes]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder, sorted by name, but for hidden ones (such as the `._a.jpg` of some systems)."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
-    return [folder / name for name in names if Path(name).suffix.lower() in suffixes]
+    return [folder / name for name in names]
+
+
+@cache
+def _formats() -> list[str]:
+    """The picture formats that Pillow reads by itself."""
+    Image.init()
+    return [name for name in Image.ID if name not in REFUSED]
+
+
+@cache
+def _suffixes() -> set[str]:
+    """The suffixes of those formats, in lower case."""
+    formats = set(_formats())
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+
+
+def no_pictures(dataset: Dataset) -> list[str]:
+    """Files beside the pictures that are none by their suffix: what a user may have meant as pictures."""
+    folders = [dataset.root / side for side in dataset.sides] if dataset.sides == PAIR_SIDES else [dataset.root]
+    suffixes = _suffixes()
+    files = (path for folder in folders for path in _files(folder))
+    return [_name(dataset.root, path) for path in files if path.suffix.lower() not in suffixes]
 
 
 def _find_pairs(root: Path, skip: bool) -> Dataset:
@@ -167,7 +202,7 @@ def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing) -> Ite
 
 def read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The prepared pixels (3, crop, crop) of the first frame of an image file."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=_formats()) as image:
         return prepare(image, preprocessing)
 
 

@@ -59,13 +59,20 @@ class Forward:
         """Pixels (n, 3, H, W) uint8 -> (views, n, D) float32."""
         parts = []
         while len(pixels):
-            try:
-                parts.append(self._views(pixels[: self.batch]))
-            except torch.OutOfMemoryError:
+            part = self._try(pixels[: self.batch])
+            if part is None:
                 self._halve()
             else:
-                pixels = pixels[len(parts[-1][0]) :]
+                parts.append(part)
+                pixels = pixels[part.shape[1] :]
         return np.concatenate(parts, axis=1)
+
+    def _try(self, pixels: Tensor) -> NDArray[np.float32] | None:
+        """The features, or None without memory: here the error ends, and lets go of the tensors that it holds."""
+        try:
+            return self._views(pixels)
+        except torch.OutOfMemoryError:
+            return None
 
     def _views(self, pixels: Tensor) -> NDArray[np.float32]:
         images = self._images(pixels)

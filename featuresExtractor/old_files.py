@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle  # only its reader of opcodes is used, with every class refused but the stand-ins below
+import pickletools
 import re
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from common.errors import InputError, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MOST_OPCODES = 10_000_000  # a name takes two, an array about twenty whatever its size
 ALIASES = {"left": ("left", "left_ebds"), "right": ("right", "right_ebds")}
 
 
@@ -38,21 +40,22 @@ class PickledType:
 
 
 class PickledArray:
-    """Stands for the `numpy.ndarray` of a pickle and fills itself with checks: numpy's own way of filling an array
+    """Stands for the `numpy.ndarray` of a pickle and is made with checks: numpy's own way of filling an array
     believes the pickle's description of its type, and then reads memory that isn't the array's."""
 
-    value: NDArray[Any] = np.zeros(0)
+    state: tuple[Any, ...] = (1, (0,), PickledType("f4"), False, b"")
 
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Takes (version, shape, type, whether in Fortran's order, bytes or list of objects)."""
-        _, shape, kind, fortran, data = state
-        dtype = kind.dtype
-        values = np.fromiter(data, object) if dtype.kind == "O" else np.frombuffer(data, dtype)
-        self.value = values.reshape(shape, order="F" if fortran else "C")
-        if dtype.kind == "U":
-            self.value = self.value.astype(object)  # here, where text that is none is refused
+        self.state = state
+
+    def value(self) -> NDArray[Any]:
+        """The array, made when it is asked for: a file can hold more arrays of the same bytes than memory has room."""
+        _, shape, kind, fortran, data = self.state
+        values = np.fromiter(data, object) if kind.dtype.kind == "O" else np.frombuffer(data, kind.dtype)
+        return values.reshape(shape, order="F" if fortran else "C")
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -75,9 +78,27 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def read_old_file(file: IO[bytes], path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str], list[str]]:
     """Left and right vectors (N, D) and names, from a file positioned behind its `.npy` header; or InputError."""
-    content = _unpickled(file, path)
-    if isinstance(content, PickledArray) and content.value.shape == ():
-        content = content.value.item()
+    try:
+        return _sides(_unpickled(file.read()), path)
+    except InputError:
+        raise
+    except Exception as error:  # a file from elsewhere can fail in any way
+        reason = printable(str(error)) or type(error).__name__
+        raise InputError(
+            f"{path}: refused: an old features file holds arrays, lists and strings alone ({reason})"
+        ) from error
+
+
+def _unpickled(pickled: bytes) -> object:
+    """What was pickled, without the array of no dimensions that `np.save` puts around it."""
+    _check_sizes(pickled)
+    content = ArrayUnpickler(io.BytesIO(pickled)).load()
+    if isinstance(content, PickledArray) and (array := content.value()).shape == ():
+        return array.item()
+    return content
+
+
+def _sides(content: object, path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str], list[str]]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no dict of left, right, left_name, right_name")
     left, right = (_vectors(content, side, path) for side in ALIASES)
@@ -87,14 +108,17 @@ def read_old_file(file: IO[bytes], path: Path) -> tuple[NDArray[np.float32], NDA
     return left, right, names[0], names[1]
 
 
-def _unpickled(file: IO[bytes], path: Path) -> object:
-    try:
-        return ArrayUnpickler(io.BytesIO(file.read())).load()
-    except Exception as error:  # a file from elsewhere can fail in any way
-        reason = printable(str(error)) or type(error).__name__
-        raise InputError(
-            f"{path}: refused: an old features file holds arrays, lists and strings alone ({reason})"
-        ) from error
+def _check_sizes(pickled: bytes) -> None:
+    """Walks over the opcodes, of which an array's bytes are one, and refuses those for which the reader would make far
+    more room than the file is long: it believes the lengths and the places in its memo that it is told."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):  # which checks the lengths of texts
+        number = argument if isinstance(argument, int) else 0
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > count:  # writers count them up from 0 or 1
+            raise pickle.UnpicklingError(f"place {number:,} in the memo after {count:,} opcodes")
+        if opcode.name == "FRAME" and number > len(pickled):
+            raise pickle.UnpicklingError(f"a frame of {number:,} bytes in {len(pickled):,}")
+        if count >= MOST_OPCODES:
+            raise pickle.UnpicklingError(f"more than {MOST_OPCODES:,} opcodes")
 
 
 def _vectors(content: dict[str, Any], side: str, path: Path) -> NDArray[np.float32]:
@@ -110,7 +134,7 @@ def _vectors(content: dict[str, Any], side: str, path: Path) -> NDArray[np.float
 def _array(content: dict[str, Any], key: str) -> NDArray[Any] | None:
     """The array under `key`, if there is one."""
     value = content.get(key)
-    return value.value if isinstance(value, PickledArray) else None
+    return value.value() if isinstance(value, PickledArray) else None
 
 
 def _names(content: dict[str, Any], key: str, count: int, path: Path) -> list[str]:

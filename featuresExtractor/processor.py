@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def parse_processor(words: Sequence[str]) -> Processor:
         raise InputError(f"processor '{' '.join(words)}': {name} takes {wanted}; allowed: {ALLOWED}")
     if not numbers:
         return Processor(name)
-    if not numbers[0].isdecimal() or int(numbers[0]) < 1:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", numbers[0]):
         raise InputError(
             f"processor '{' '.join(words)}': '{numbers[0]}' is not a whole number above 0; allowed: {ALLOWED}"
         )
@@ -62,8 +63,8 @@ def reduce_features(source: Path, target: Path, pca_file: Path, n_components: in
     rows = open_features(source)
     with progress(2 * rows.count, "pca", "rows") as bar:
         pca = fit_pca(_vectors(rows, bar), rows.width, n_components, device)
+        save_pca(pca, pca_file)
         _project(rows, target, pca, device, bar)
-    save_pca(pca, pca_file)
     return pca
 
 

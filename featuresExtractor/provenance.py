@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.files import package_versions, sha256, write_json
-from featuresExtractor.datasets import Dataset
+from featuresExtractor.datasets import Dataset, no_pictures
 from featuresExtractor.extractor import Report
 from featuresExtractor.models import Model
 from featuresExtractor.weights import Weights
@@ -21,7 +21,7 @@ def settings(model: Model, weights: Weights, dataset: Dataset, views: int, preci
     return {
         "model": model.name,
         "layers": model.layers,
-        "weights": asdict(weights),
+        "weights": weights.identity,
         "preprocessing": asdict(model.preprocessing) | {"alpha": "over white", "orientation": "as its EXIF says"},
         "pooling": "mean over space, then unit L2 length, each layer",
         "views": ["original", "flipped"][:views],
@@ -30,46 +30,56 @@ def settings(model: Model, weights: Weights, dataset: Dataset, views: int, preci
     }
 
 
-def record(path: Path, chosen: Mapping[str, Any], report: Report, dataset: Dataset, flags: Mapping[str, Any]) -> None:
+def record(
+    path: Path, chosen: Mapping[str, Any], origin: str, report: Report, dataset: Dataset, flags: Mapping[str, Any]
+) -> None:
     """Writes the `.json` beside the features file `path`."""
-    skipped = [asdict(item) for item in (*dataset.skipped, *report.skipped)]
-    facts = {"written": report.written, "skipped": skipped, "flags": flags, "versions": package_versions()}
+    facts = {
+        "weights_origin": origin,
+        "written": report.written,
+        "skipped": [asdict(item) for item in (*dataset.skipped, *report.skipped)],
+        "no_pictures": no_pictures(dataset),
+        "flags": flags,
+        "versions": package_versions(),
+    }
     write_json(path.with_suffix(".json"), {"settings": chosen, **facts})
 
 
-def record_reduced(path: Path, source: Path, components: int, kept: float) -> None:
+def record_reduced(path: Path, source: Path, components: int, kept: float, flags: Mapping[str, Any]) -> None:
     """Writes the `.json` beside reduced features: that of their source, and the PCA."""
-    facts = json.loads(source.with_suffix(".json").read_text(encoding="utf-8"))
-    fitted_on = "all vectors of the source, all sides and views"
-    write_json(
-        path.with_suffix(".json"),
-        facts
-        | {
-            "pca": {
-                "components": components,
-                "fitted_on": fitted_on,
-                "whitening": False,
-                "explained_variance": kept,
-                "source": source.name,
-                "source_sha256": sha256(source),
-            }
-        },
-    )
+    pca = {
+        "components": components,
+        "fitted_on": "all vectors of the source, all sides and views",
+        "whitening": False,
+        "explained_variance": kept,
+        "source": source.name,
+        "source_sha256": sha256(source),
+        "flags": flags,
+        "versions": package_versions(),
+    }
+    write_json(path.with_suffix(".json"), {**_read(source), "pca": pca})
 
 
-def same_features(path: Path, chosen: Mapping[str, Any]) -> bool:
-    """True when the features file `path` is there and was made with the settings `chosen`; False when there is none.
+def _read(path: Path) -> dict[str, Any]:
+    """The `.json` beside a features file."""
+    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return facts
+
+
+def same_features(path: Path, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of the features file `path` when it was made with the settings `chosen`; None when there is no file.
 
     A file made with other settings, or without a `.json` to tell, is an InputError that says what differs.
     """
     if not path.exists():
-        return False
+        return None
     try:
-        there = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["settings"]
+        facts = _read(path)
+        there = dict(facts["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: already there, and no .json beside it says how it was made; --overwrite replaces it"
         ) from error
     if differing := [key for key, value in json.loads(json.dumps(dict(chosen))).items() if there.get(key) != value]:
         raise InputError(f"{path}: already there, made with other {', '.join(differing)}; --overwrite replaces it")
-    return True
+    return facts

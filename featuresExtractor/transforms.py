@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WHITE = (255, 255, 255, 255)
+MOST_PIXELS = 2**25  # of a resized picture, before its crop: 100 MB, some 400 times as long as wide
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
     rgb = to_rgb(image)
     short, size = min(rgb.size), preprocessing.resize
     width, height = (size if side == short else int(size * side / short) for side in rgb.size)
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{rgb.width} x {rgb.height} pixels are too narrow: resized they would be {width} x {height}")
     resized = rgb.resize((width, height), INTERPOLATION[preprocessing.interpolation])
     left, top = round((width - preprocessing.crop) / 2), round((height - preprocessing.crop) / 2)
     cropped = resized.crop((left, top, left + preprocessing.crop, top + preprocessing.crop))

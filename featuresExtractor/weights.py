@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,26 +23,43 @@ GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt stat
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a network's weights came from: a file and its SHA-256, or a seed for random ones."""
+    """Where a network's weights come from: a file and its SHA-256, or a seed for random ones."""
 
     origin: str
     sha256: str | None = None
     seed: int | None = None
+    file: Path | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> dict[str, str | int | None]:
+        """What tells these weights from others, whatever their file is called."""
+        return {"sha256": self.sha256, "seed": self.seed}
 
 
-def load_backbone(model: Model, weights: str | None = None, seed: int = 0) -> tuple[nn.Module, Weights]:
-    """The network of `model` in eval mode and fp32, without gradients, and the origin of its weights.
+def find_weights(model: Model, weights: str | None = None, seed: int = 0) -> Weights:
+    """The weights asked for, without building the network.
 
     `weights` is None for the pretrained ones, a path for a local file, `random` for torch's initialisation from `seed`.
-    Weights must fit to the last tensor: what is missing, unexpected or of another shape is named by an InputError.
     """
     if weights == "random":
-        return _frozen(build(model, seed)), Weights("random", seed=seed)
+        return Weights("random", seed=seed)
     path = pretrained_file(model) if weights is None else Path(weights)
-    tensors = read_tensors(path)
-    backbone = build(model, seed)
-    fill(backbone, tensors, path)
-    return _frozen(backbone), Weights(path.name if weights else model.weights, sha256=sha256(path))
+    if not path.is_file():
+        raise InputError(f"{path}: no weights file here; --weights takes a .safetensors or .pt file, or 'random'")
+    return Weights(path.name if weights else model.weights, sha256=sha256(path), file=path)
+
+
+def load_backbone(model: Model, weights: Weights) -> nn.Module:
+    """The network of `model` with these weights, in eval mode and fp32, without gradients.
+
+    Weights must fit to the last tensor: what is missing, unexpected or of another shape is named by an InputError.
+    """
+    if weights.file is None:
+        return _frozen(build(model, weights.seed or 0))
+    tensors = read_tensors(weights.file)
+    backbone = build(model, 0)
+    fill(backbone, tensors, weights.file)
+    return _frozen(backbone)
 
 
 def _frozen(backbone: nn.Module) -> nn.Module:
@@ -84,6 +102,7 @@ def pretrained_file(model: Model) -> Path:
 def _open_clip_file(model: Model) -> Path:
     """From open_clip's table of addresses to a safetensors file: the hub's cache first, then the hub itself."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import logging as hub_logging
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME
     from open_clip.pretrained import get_pretrained_cfg
 
@@ -91,6 +110,8 @@ def _open_clip_file(model: Model) -> Path:
     cached = try_to_load_from_cache(repository, HF_SAFE_WEIGHTS_NAME)
     if isinstance(cached, str):
         return Path(cached)
+    print(f"{model.name}: fetching {HF_SAFE_WEIGHTS_NAME} of {repository} from the model hub", file=sys.stderr)
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would tell of each of its tries
     try:
         return Path(hf_hub_download(repository, HF_SAFE_WEIGHTS_NAME))
     except Exception as error:  # the hub's client raises whatever its transport raises
@@ -101,8 +122,6 @@ def _open_clip_file(model: Model) -> Path:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict in a safetensors or .pt file (read with weights_only, so that nothing in it is executed)."""
-    if not path.is_file():
-        raise InputError(f"{path}: no weights file here; --weights takes a .safetensors or .pt file, or 'random'")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -24,6 +24,7 @@ from torchvision import transforms as tv  # type: ignore[import-untyped]
 import extract
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
+from featuresExtractor.weights import build
 
 ROOT = Path(extract.__file__).parent
 CLIP_LAYERS = ("layer1", "layer2", "layer3", "layer4", "attnpool")
@@ -117,7 +118,7 @@ def test_clip_json_tells_model_layers_weights_and_preprocessing(clip_run: Path) 
     settings = facts(clip_run / "features.json")["settings"]
     assert settings["model"] == "clip_rn50x4"
     assert settings["layers"] == {"layer1": 320, "layer2": 640, "layer3": 1280, "layer4": 2560, "attnpool": 640}
-    assert settings["weights"] == {"origin": "random", "sha256": None, "seed": 3}
+    assert settings["weights"] == {"sha256": None, "seed": 3}
     assert settings["preprocessing"]["mean"] == list(CLIP_NORMALISATION[0])
 
 
@@ -201,7 +202,7 @@ def test_start_line_tells_model_device_precision_pairs_and_views(
     assert command(pairs(3), "-b", "2", "--workers", "1") == 0
     first, made, last = capsys.readouterr().out.splitlines()
     threads = torch.get_num_threads()
-    expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 view(s), 2 pictures at a time, 1 reading"
+    expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 views, 2 pictures at a time, 1 reading"
     assert first == expected
     assert made.endswith(": 3 pairs, 320 numbers a picture")
     assert last.startswith("12 pictures in ")
@@ -230,12 +231,12 @@ def test_json_tells_where_the_numbers_come_from(command: Command, pairs: Callabl
     assert command(pairs(2), "--seed", "5") == 0
     told = facts(save / "tiny" / "features.json")
     assert told["settings"]["layers"] == {"layer1": 32, "layer3": 192, "layer4": 96}
-    assert told["settings"]["weights"] == {"origin": "random", "sha256": None, "seed": 5}
+    assert told["settings"]["weights"] == {"sha256": None, "seed": 5}
     assert told["settings"]["preprocessing"]["crop"] == 32
     assert told["settings"]["views"] == ["original", "flipped"]
     assert (told["written"], told["skipped"]) == (2, [])
     assert told["versions"]["numpy"] == np.__version__
-    assert told["flags"]["processor"] == "['adapt']"
+    assert told["flags"]["processor"] == ["adapt"]
     assert sorted(path.name for path in (save / "tiny").iterdir()) == ["features.json", "features.npy"]
 
 
@@ -507,13 +508,13 @@ def test_pictures_too_few_after_skipping_are_told_and_the_features_kept(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ([], "-d, -s, -p missing; -h shows all arguments"),
-        (["-d", "x", "-p", "adapt"], "-s missing"),
+        ([], "the following arguments are required: -d/--dataset, -s/--save, -p/--processor"),
+        (["-d", "x", "-p", "adapt"], "the following arguments are required: -s/--save"),
         (["-b", "0"], "argument -b/--batch-size: '0' is not a whole number above 0"),
-        (["--seed", "-1"], "argument --seed: '-1' is not a whole number, 0 or above"),
+        (["--seed", "-1"], "argument --seed: '-1' is not a whole number from 0 to 2^63 - 1"),
         (["--on-error", "x"], "argument --on-error: invalid choice: 'x'"),
         (["--gpu", "--cpu"], "argument --cpu: not allowed with argument --gpu"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["-d", "x", "-s", "y", "-p", "adapt", "--colour"], "unrecognized arguments: --colour"),
     ],
 )
 def test_wrong_arguments_end_with_code_2(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -575,7 +576,8 @@ def test_heavy_imports_are_seen_where_they_happen(pairs: Callable[..., Path], sa
 
 
 def test_list_shows_every_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert extract.main(["--list-models"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        extract.main(["--list-models"])
     header, rule, *rows = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["model", "family", "width"]
     assert set(rule) == {"-", " "}
@@ -588,3 +590,91 @@ def test_script_ends_with_code_2_and_one_line_on_wrong_input(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, ROOT / "extract.py", *words], capture_output=True, text=True, check=False)
     expected = f"extract.py: error: {tmp_path / 'none'}: no such folder; it must hold left/ and right/, or images\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+# --- what a second command finds ---
+
+
+def test_another_number_of_components_needs_no_backbone(
+    command: Command, pairs: Callable[..., Path], save: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(3)
+    assert command(root) == 0
+    monkeypatch.setattr("featuresExtractor.stages.load_backbone", lambda *_: 1 / 0)
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    assert facts(save / "tiny" / "features_pca3.json")["pca"]["flags"]["processor"] == ["adapt-pca", "3"]
+
+
+def test_a_pca_that_was_cut_short_is_made_again_without_the_backbone(
+    command: Command, pairs: Callable[..., Path], save: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(3)
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    (save / "tiny" / "pca3.skops").unlink()
+    monkeypatch.setattr("featuresExtractor.stages.load_backbone", lambda *_: 1 / 0)
+    assert command(root, "-p", "adapt-pca", "3", "--overwrite") == 0
+    assert (save / "tiny" / "pca3.skops").exists()
+
+
+def test_reduced_features_of_replaced_features_are_removed_and_named(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    assert command(root, "--no-data-aug", "--overwrite") == 0
+    assert sorted(path.name for path in (save / "tiny").iterdir()) == ["features.json", "features.npy"]
+    assert "features_pca3.npy: removed; it was made from the features that are replaced" in capsys.readouterr().out
+
+
+def test_pairs_that_were_left_out_are_told_again_when_the_features_are_used_again(
+    command: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(4)
+    (root / "left" / "a0.png").write_bytes(b"")
+    assert command(root, "--on-error", "skip") == 0
+    capsys.readouterr()
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    assert capsys.readouterr().err.startswith("warning: 1 left out; ")
+
+
+def test_the_same_weights_under_another_name_are_the_same(
+    command: Command, pairs: Callable[..., Path], tiny_model: Model, tmp_path: Path
+) -> None:
+    tensors = build(tiny_model, 3).state_dict()
+    for name in ("a.pt", "b.pt"):
+        torch.save(tensors, tmp_path / name)
+    (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes())
+    root = pairs(3)
+    assert command(root, "--weights", str(tmp_path / "a.pt")) == 0
+    assert command(root, "--weights", str(tmp_path / "b.pt"), "-p", "adapt-pca", "2") == 0
+
+
+def test_files_that_are_no_pictures_are_named(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(2)
+    (root / "left" / "a0.heic").write_bytes(b"x")
+    assert command(root) == 0
+    assert "note: not pictures by their suffix, left alone: left/a0.heic" in capsys.readouterr().err
+    assert facts(save / "tiny" / "features.json")["no_pictures"] == ["left/a0.heic"]
+
+
+def test_fp32_is_asked_for_and_the_device_handed_on(
+    command: Command, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("common.device.full_precision", lambda: called.append("fp32"))
+    monkeypatch.setattr("featuresExtractor.stages.run_job", lambda job: called.append(str(job.device)))
+    assert command(pairs(1)) == 0
+    assert called == ["fp32", "cpu"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_and_cpu_agree(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    root = pairs(3)
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    reference = {name: features_of(save, name) for name in ("features.npy", "features_pca3.npy")}
+    words = ["-d", str(root), "-s", str(save / "gpu"), "--model", "tiny", "--weights", "random", "--gpu"]
+    assert extract.main([*words, "-p", "adapt-pca", "3"]) == 0
+    for name, rows in reference.items():
+        assert np.allclose(features_of(save / "gpu", name)["left"], rows["left"], atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from adaptation.heads import HEADS
+from adaptation import results, trainer
+from adaptation.heads import HEADS, build_head
+from adaptation.pairs import Pairs
 from adaptation.trainer import Settings
+from common import device
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
 
 PAIRS, NUMBERS, NOISY, EPOCHS, RUNS = 40, 8, 2, 80, 2
@@ -291,8 +296,8 @@ def test_the_closing_table_shows_frozen_and_adapted_side_by_side(
     assert train.main([*arguments(features, tmp_path), "-e", "20", "-r", "2", "-k", "5", "1", "5"]) == 0
     out = capsys.readouterr().out
     assert "head original on cpu" in out
-    assert "40 pairs, 2 view(s), 8 numbers a side" in out
-    assert "10 test pairs, mean of 2 run(s)" in out
+    assert "40 pairs, 2 views, 8 numbers a side" in out
+    assert "10 test pairs, mean of 2 runs" in out
     metrics = summary_of(tmp_path)["metrics"]
     assert [name for name in metrics if name.startswith("top")] == ["top 1", "top 5"]
     rows = [line.split() for line in out.splitlines()]
@@ -317,7 +322,7 @@ def test_the_columns_of_the_closing_table_are_what_they_are_called(capsys: pytes
     args = train.build_parser().parse_args(["-d", "features.npy", "-s", "runs", "-r", "20"])
     train._report(metrics, Settings(), args, 1049)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "1,049 test pairs, mean of 20 run(s); adapted: head original, after the last epoch"
+    assert lines[1] == "1,049 test pairs, mean of 20 runs; adapted: head original, after the last epoch"
     assert re.split(r"\s{2,}", lines[2]) == ["test pairs", "frozen", "adapted", "sd", "95 % interval", "best epoch*"]
     assert re.split(r"\s{2,}", lines[4]) == ["aR@1", "0.200", "0.400", "0.050", "0.300 .. 0.500", "0.600"]
     assert lines[5] == "* picked on the test pairs, run by run: optimistic"
@@ -331,6 +336,20 @@ def test_a_subset_of_the_pairs_is_trained_on(features: Path, tmp_path: Path) -> 
     assert columns(tmp_path / "runs" / "run1" / "split.csv")["left_name"] == [left for left, _ in NAMES[::2]]
 
 
+def test_names_that_the_file_does_not_have_can_be_left_out(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subset = tmp_path / "some.csv"
+    subset.write_text("name\n" + "\n".join(left for left, _ in NAMES[:20]) + "\nzebra.jpg\n", encoding="utf-8")
+    call = [*arguments(features, tmp_path / "runs"), "-e", "2", "--subset", str(subset)]
+    assert train.main(call) == 2
+    told = f"{subset}: 1 of its names are not in {features}"
+    assert one_line(capsys) == f"{told}: zebra.jpg; --on-error skip leaves them out"
+    assert train.main([*call, "--on-error", "skip"]) == 0
+    assert f"{told} and are left out: zebra.jpg" in capsys.readouterr().err.splitlines()
+    assert summary_of(tmp_path / "runs")["pairs"] == {"train": 15, "test": 5}
+
+
 def test_the_fields_old_file_gives_the_numbers_of_the_new_one(features: Path, tmp_path: Path) -> None:
     flat = numbers().reshape(2 * PAIRS, 2, NUMBERS)
     old = {"left": flat[:, 0], "right": flat[:, 1]}
@@ -341,10 +360,67 @@ def test_the_fields_old_file_gives_the_numbers_of_the_new_one(features: Path, tm
     assert same_run(tmp_path / "old" / "run1", tmp_path / "new" / "run1")
 
 
-def test_features_without_flips_are_trained_on(tmp_path: Path) -> None:
+def test_features_without_flips_are_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     features = write_features(tmp_path / "features.npy", numbers(views=1))
     assert train.main([*arguments(features, tmp_path / "runs"), "-e", "2"]) == 0
     assert summary_of(tmp_path / "runs")["features"]["views"] == 1
+    assert "40 pairs, 1 view (no flipped copies recognised), 8 numbers a side" in capsys.readouterr().out
+
+
+def test_an_old_file_whose_second_half_is_of_other_pairs_is_told_to_have_no_flips(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = numbers(views=1)[0]
+    old = {"left": first[:, 0], "right": first[:, 1]}
+    old_names = {f"{side}_name": [pair[number] for pair in NAMES] for number, side in enumerate(("left", "right"))}
+    np.save(tmp_path / "old.npy", np.array({**old, **old_names}, dtype=object), allow_pickle=True)
+    assert train.main([*arguments(tmp_path / "old.npy", tmp_path / "runs"), "-e", "2"]) == 0
+    assert "40 pairs, 1 view (no flipped copies recognised), 8 numbers a side" in capsys.readouterr().out
+
+
+def test_fp32_is_asked_for_and_the_pairs_go_to_the_chosen_device(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    to, full_precision, train_run = Pairs.to, device.full_precision, trainer.train_run
+
+    def moved(pairs: Pairs, where: torch.device) -> Pairs:
+        calls.append(where)
+        return to(pairs, torch.device("cpu"))
+
+    def precision() -> None:
+        calls.append("full precision")
+        full_precision()
+
+    def trained(*given: Any, **named: Any) -> trainer.Run:
+        calls.append("train")
+        return train_run(*given, **named)
+
+    monkeypatch.setattr(Pairs, "to", moved)
+    monkeypatch.setattr(device, "choose_device", lambda gpu: torch.device("meta") if gpu else None)
+    monkeypatch.setattr(device, "full_precision", precision)
+    monkeypatch.setattr(trainer, "train_run", trained)
+    assert train.main(["-d", str(features), "-s", str(tmp_path), "-e", "1", "--gpu"]) == 0
+    assert len(calls) == 3
+    assert set(calls[:2]) == {"full precision", torch.device("meta")}
+    assert calls[2] == "train"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_gpu_and_cpu_agree(features: Path, tmp_path: Path) -> None:
+    for where in ("cpu", "gpu"):
+        call = ["-d", str(features), "-s", str(tmp_path / where), "-t", "15", "-e", "20", f"--{where}"]
+        assert train.main(call) == 0
+        assert ("cuda" in summary_of(tmp_path / where)["device"]) == (where == "gpu")
+    for file in ("train.csv", "val.csv"):
+        one, other = (curves(tmp_path / where / "run1" / file)["Loss"] for where in ("cpu", "gpu"))
+        assert one == pytest.approx(other, abs=1e-4)
+    # without map_location: what was saved are tensors of the CPU
+    checkpoint = torch.load(tmp_path / "gpu" / "run1" / "checkpoint.pt", weights_only=True)
+    states = [value for state in checkpoint["optimizer"]["state"].values() for value in state.values()]
+    tensors = [value for value in [*checkpoint["head"].values(), *states] if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 4  # W, and Adam's step and two moments
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -402,6 +478,58 @@ def test_overwriting_replaces_the_runs_and_leaves_other_files_alone(features: Pa
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "pictures" / "run1").read_text() == "mine too"
     assert len(scalars(tmp_path / "run1")["Train/Loss"]) == 2  # and no events of before
+
+
+def test_the_old_run_stays_until_the_new_one_is_whole(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [*arguments(features, tmp_path), "-e", "2", "-r", "2", "--overwrite"]
+    assert train.main(call) == 0
+    before = contents(tmp_path)
+    for module, step in ((trainer, "train_epoch"), (results, "write_average"), (results, "write_summary")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, interrupt)
+            assert train.main([*call, "--seed", "1"]) == 130
+        found = contents(tmp_path)
+        assert {name: found[name] for name in found if not name.startswith(".unfinished/")} == before
+    assert train.main([*call, "--seed", "1"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"run1", "run2", "avg", "summary.json", "curves.png"}
+    assert summary_of(tmp_path)["settings"]["seed"] == 1
+    assert "interrupted" in capsys.readouterr().err
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_experiments_called_like_runs_are_no_runs_of_the_folder_above(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    for name in ("run1", "run2"):
+        assert train.main([*arguments(features, tmp_path / "exp" / name), "-e", "2"]) == 0
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert train.main([*arguments(features, tmp_path / "exp"), "-e", "2", *more]) == 2
+    assert one_line(capsys).startswith(f"{tmp_path / 'exp' / 'run1'}: has the name of a part of a run and is none; ")
+    assert contents(tmp_path) == before
+
+
+def test_a_finished_run_leaves_no_weights_in_memory(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[weakref.ref[torch.nn.Module]] = []
+
+    def built(*given: Any) -> torch.nn.Module:
+        gc.collect()
+        assert sum(head() is not None for head in heads) <= 1  # the last one's, which is dropped for the next
+        made = build_head(*given)
+        heads.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(trainer, "build_head", built)
+    assert train.main([*arguments(features, tmp_path), "-e", "1", "-r", "4"]) == 0
+    assert len(heads) == 4
 
 
 @pytest.mark.parametrize("wrong", [["-k", "11"], ["--test-split", "1"], ["--subset", "nowhere.csv"]])
@@ -462,7 +590,7 @@ def test_settings_that_the_pairs_do_not_admit(
         (["-t", "inf"], "argument -t/--temperature: 'inf' is not a number above 0"),
         (["-t", "-3"], "argument -t/--temperature: '-3' is not a number above 0"),
         (["-t", "warm"], "argument -t/--temperature: 'warm' is not a number above 0"),
-        (["--seed", "-1"], "argument --seed: '-1' is not a whole number, 0 or above"),
+        (["--seed", "-1"], "argument --seed: '-1' is not a whole number"),
         (["--test-split", "half"], "argument --test-split: invalid float value: 'half'"),
         (["--model", "resnet"], "argument --model: invalid choice: 'resnet'"),
         (["--gpu"], "argument --gpu: not allowed with argument --cpu"),
@@ -562,8 +690,11 @@ def test_a_file_that_is_no_features_file_of_pairs(
     [
         ("", "{csv}: no names found; a header line and one name a line are expected"),
         ("name\n", "{csv}: no names found; a header line and one name a line are expected"),
-        ("name\n00.jpg\nzebra.jpg\n", "{csv}: 1 of its names are not in {npy}: zebra.jpg"),
-        ("name\nzebra.jpg\n", "{csv}: none of its 1 names is among the 40 pairs"),
+        (
+            "name\n00.jpg\nzebra.jpg\n",
+            "{csv}: 1 of its names are not in {npy}: zebra.jpg; --on-error skip leaves them out",
+        ),
+        ("name\nzebra.jpg\n", "{csv}: none of its 1 names is among the 40 there"),
         ("a,b\n1,2\n", "{csv}: columns a, b; expected one column, or one called TLL_obj, name, left_name"),
     ],
 )
@@ -580,6 +711,13 @@ def test_a_subset_that_names_no_pairs_of_the_file(
 def test_a_subset_that_is_not_there(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([*arguments(features, tmp_path / "runs"), "--subset", str(tmp_path / "no.csv")]) == 2
     assert one_line(capsys).startswith(f"{tmp_path / 'no.csv'}: no CSV file could be read here (")
+
+
+def test_a_temperature_that_no_float_holds(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*arguments(features, tmp_path / "runs"), "-e", "2", "-t", "1e38"]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: error: "))
+    assert line == "train.py: error: the loss is no finite number at -t 1e+38; give a smaller temperature"
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_an_output_folder_that_is_a_file(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,11 +164,12 @@ def test_names_that_no_pair_has_are_told(tmp_path: Path) -> None:
     subset = csv_of(tmp_path / "some.csv", "a.jpg", "x.jpg", "y.jpg")
     with pytest.raises(InputError) as told:
         load_pairs(path, subset)
-    assert str(told.value) == f"{subset}: 2 of its names are not in {path}: x.jpg, y.jpg"
+    missing = f"{subset}: 2 of its names are not in {path}"
+    assert str(told.value) == f"{missing}: x.jpg, y.jpg; --on-error skip leaves them out"
 
 
 def test_a_csv_of_other_names_alone_is_refused(tmp_path: Path) -> None:
     subset = csv_of(tmp_path / "some.csv", "x.jpg", "y.jpg")
     with pytest.raises(InputError) as told:
         load_pairs(write(tmp_path / "features.npy", NAMES), subset)
-    assert str(told.value) == f"{subset}: none of its 2 names is among the 3 pairs"
+    assert str(told.value) == f"{subset}: none of its 2 names is among the 3 there"

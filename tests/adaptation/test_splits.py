@@ -10,7 +10,17 @@ from common.errors import InputError
 
 @pytest.mark.parametrize(
     ("pairs", "share", "tested"),
-    [(4199, 0.25, 1049), (1377, 0.25, 344), (40, 0.25, 10), (43, 0.25, 10), (2, 0.5, 1), (7, 0.99, 6), (5, 0.2, 1)],
+    [
+        (4199, 0.25, 1049),
+        (1377, 0.25, 344),
+        (40, 0.25, 10),
+        (43, 0.25, 10),
+        (2, 0.5, 1),
+        (7, 0.99, 6),
+        (5, 0.2, 1),
+        (100, 0.29, 29),
+        (100, 0.57, 57),
+    ],
 )
 def test_a_share_is_rounded_down(pairs: int, share: float, tested: int) -> None:
     assert check_share(pairs, share) == tested

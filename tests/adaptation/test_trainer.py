@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from adaptation.heads import build_head
 from adaptation.pairs import Pairs
 from adaptation.splits import seeds_of
-from adaptation.trainer import Run, Settings, train_epoch, train_run
+from adaptation.trainer import Run, Scores, Settings, train_epoch, train_run
+from common.errors import InputError
 
 SETTINGS = Settings(epochs=12, temperature=15.0, test_split=0.25, ks=(1, 3), seed=5)
 
@@ -140,6 +141,26 @@ def test_the_dummy_head_is_measured_once_and_gives_the_frozen_numbers(pairs: Pai
     assert len(seen) == len(run.test["Loss"]) == 1
     assert {name: curve[0] for name, curve in run.test.items()} == run.frozen
     assert run.optimiser is None
+
+
+@pytest.mark.parametrize(("head", "steps"), [("original", 12), ("peterson", 12), ("dummy", 1)])
+def test_a_run_has_the_steps_that_its_settings_say(pairs: Pairs, head: str, steps: int) -> None:
+    settings = replace(SETTINGS, head=head)
+    assert settings.steps == steps == len(train_run(pairs, settings, number=1).train["Loss"])
+
+
+@pytest.mark.parametrize("head", ["original", "dummy"])
+def test_a_loss_that_is_no_number_is_refused(pairs: Pairs, head: str) -> None:
+    with pytest.raises(InputError) as told:
+        train_run(pairs, replace(SETTINGS, head=head, temperature=1e38), number=1)
+    assert str(told.value) == "the loss is no finite number at -t 1e+38; give a smaller temperature"
+
+
+def test_the_scores_of_a_run_hold_no_tensors(pairs: Pairs) -> None:
+    run = train_run(pairs, SETTINGS, number=1)
+    scores = run.scores()
+    assert type(scores) is Scores
+    assert vars(scores) == {"train": run.train, "test": run.test, "frozen": run.frozen}
 
 
 def test_every_epoch_is_told(pairs: Pairs) -> None:

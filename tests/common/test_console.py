@@ -82,10 +82,11 @@ def test_counts_are_whole_numbers_above_0(text: str) -> None:
         console.positive(text)
 
 
-@pytest.mark.parametrize("text", ["-1", "1.0", "", "one", "٣"])
+@pytest.mark.parametrize("text", ["-1", "1.0", "", "one", "٣", str(2**63), "9" * 5000])
 def test_seeds_are_whole_numbers_from_0(text: str) -> None:
     assert console.natural("0") == 0
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number, 0 or above"):
+    assert console.natural(str(2**63 - 1)) == 2**63 - 1
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a whole number from 0 to 2\^63 - 1"):
         console.natural(text)
 
 

@@ -74,5 +74,10 @@ def test_selection_compares_stems_and_keeps_the_order_of_the_data(tmp_path: Path
 
 
 def test_selection_of_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^s\.csv: none of its 2 names is among the 1 pairs$"):
+    with pytest.raises(InputError, match=r"^s\.csv: none of its 2 names is among the 1 there$"):
         select(["a.png"], ["x.jpg", "y.jpg"], Path("s.csv"))
+
+
+def test_a_list_without_a_header_loses_no_name(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("0.png\n1.png\n2.png\n")
+    assert read_names(tmp_path / "s.csv") == ["0.png", "1.png", "2.png"]

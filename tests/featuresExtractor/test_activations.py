@@ -92,3 +92,8 @@ def test_memory_is_counted_at_the_module_that_holds_most() -> None:
     pixels = 8 * 6
     assert bytes_per_image(backbone, images(1)) == 2 * (4 + 20) * pixels * 4
     assert hooks(backbone) == 0
+
+
+def test_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"activation of shape \(2, 5, 3\)"):
+        pooled_and_normalised(torch.ones(2, 5, 3))

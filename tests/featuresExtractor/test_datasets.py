@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -291,3 +293,28 @@ def test_batches_are_consecutive_and_the_last_is_shorter() -> None:
     items = [Item(index, None) for index in range(7)]
     assert [[item.index for item in batch] for batch in in_batches(iter(items), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(in_batches(iter([]), 3)) == []
+
+
+def test_no_picture_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow goes by content, and would hand PostScript to the first `gs` on the path."""
+    canary, tools = tmp_path / "canary", tmp_path / "bin"
+    tools.mkdir()
+    (tools / "gs").write_text(f"#!/bin/sh\ntouch {canary}\n")
+    (tools / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    path = tmp_path / "evil.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n")
+    with Image.open(path) as image, contextlib.suppress(OSError):  # what must not happen
+        image.load()
+    assert canary.exists()
+    canary.unlink()
+    with pytest.raises(OSError, match="cannot identify image file"):
+        read_image(path, SMALL)
+    assert not canary.exists()
+
+
+def test_a_picture_too_narrow_to_resize_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (20_000, 2)).save(tmp_path / "line.png")
+    with pytest.raises(ValueError, match="20000 x 2 pixels are too narrow"):
+        read_image(tmp_path / "line.png", replace(SMALL, resize=256))

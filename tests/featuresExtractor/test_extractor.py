@@ -19,7 +19,7 @@ from featuresExtractor.datasets import Skipped, find_images
 from featuresExtractor.embeddings import FeaturesWriter, row_type
 from featuresExtractor.extractor import Forward, Report, extract
 from featuresExtractor.models import Model, find_model
-from featuresExtractor.weights import load_backbone
+from featuresExtractor.weights import find_weights, load_backbone
 
 CPU = torch.device("cpu")
 WIDTH = 32 + 192 + 96
@@ -45,7 +45,7 @@ class Cramped(nn.Module):
 
 
 def forward_of(model: Model, batch: int = 64, views: int = 2, most: int | None = None) -> Forward:
-    backbone, _ = load_backbone(model, "random", 1)
+    backbone = load_backbone(model, find_weights(model, "random", 1))
     network = backbone if most is None else Cramped(backbone, most)
     return Forward(TappedBackbone(network, tuple(model.layers)), model.preprocessing, views, CPU, batch)
 

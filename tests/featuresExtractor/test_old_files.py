@@ -10,6 +10,7 @@ import os
 import pickle
 import shlex
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 import train
 from common.errors import InputError
+from featuresExtractor import old_files
 from featuresExtractor.embeddings import Embeddings, read_pairs
 from featuresExtractor.old_files import views_of
 
@@ -387,6 +389,60 @@ def test_an_array_is_not_made_from_a_shape_alone(tmp_path: Path, arguments: tupl
     given = content(left=Call(np.ndarray, *arguments))
     told = refusal(save_pickle(tmp_path, pickle.dumps(given)))
     assert told == "has no float array of shape (N, D) under left or left_ebds"
+
+
+HUGE = 2**24  # a quarter of a gigabyte in the reader's memo
+SMALL_AND_HUGE = {
+    "a place in the memo": (b"\x80\x04Nr" + HUGE.to_bytes(4, "little") + b".", "place 16,777,216 in the memo after 2"),
+    "a place as text": (b"Np%d\n." % HUGE, "place 16,777,216 in the memo after 1 opcodes"),
+    "an array of bytes": (b"\x80\x05\x96" + HUGE.to_bytes(8, "little") + b"x.", "expected 16777216 bytes"),
+    "bytes": (b"\x80\x04\x8e" + HUGE.to_bytes(8, "little") + b"x.", "expected 16777216 bytes"),
+    "a text": (b"\x80\x04\x8d" + HUGE.to_bytes(8, "little") + b"x.", "expected 16777216 bytes"),
+    "a frame": (b"\x80\x04\x95" + HUGE.to_bytes(8, "little") + b"N.", "a frame of 16,777,216 bytes in 13"),
+}
+
+
+@pytest.mark.parametrize(("pickled", "told"), SMALL_AND_HUGE.values(), ids=SMALL_AND_HUGE)
+def test_a_few_bytes_cannot_ask_for_much_memory(tmp_path: Path, pickled: bytes, told: str) -> None:
+    path = save_pickle(tmp_path, pickled)
+    tracemalloc.start()
+    try:
+        found = refusal(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert f"({told}" in found
+    assert peak < HUGE // 8
+
+
+def test_many_arrays_of_the_same_objects_take_no_memory(tmp_path: Path) -> None:
+    names = [str(number) for number in range(10_000)]
+    text = np.array(names).tobytes()
+    kinds = np.dtype("O"), np.dtype("U4")
+    many: list[WithState] = []
+    for _ in range(500):
+        many += [array_of(kinds[0], (len(names),), names), array_of(kinds[1], (len(names),), text)]
+    pickled = pickle.dumps(content(note=many), 4)
+    tracemalloc.start()
+    try:
+        same(read_pairs(save_pickle(tmp_path, pickled)), content())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(pickled) < 1_000_000
+    assert peak < 20 * len(pickled)  # 80 kB an array would be 80 MB
+
+
+def test_more_opcodes_than_an_old_file_needs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(old_files, "MOST_OPCODES", 1000)
+    assert "(more than 1,000 opcodes)" in refusal(save_pickle(tmp_path, b"]" * 1000 + b"."))
+    same(read_pairs(save(tmp_path, content())), content())
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_every_place_that_a_writer_uses_is_admitted(protocol: int) -> None:
+    names = [f"{number}.jpg" for number in range(1000)]
+    old_files._check_sizes(pickle.dumps({"left_name": names, "right_name": [*names]}, protocol))
 
 
 def test_numbers_too_large_for_float32_become_infinite_without_a_warning(tmp_path: Path) -> None:

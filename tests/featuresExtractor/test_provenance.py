@@ -34,7 +34,7 @@ def features(tmp_path: Path, dataset: Dataset) -> Path:
     path = tmp_path / "out" / "features.npy"
     path.parent.mkdir()
     path.write_bytes(b"features")
-    provenance.record(path, provenance.settings(MODEL, WEIGHTS, dataset, 2), Report(2), dataset, {"seed": "0"})
+    provenance.record(path, provenance.settings(MODEL, WEIGHTS, dataset, 2), "openai", Report(2), dataset, {"seed": 0})
     return path
 
 
@@ -46,7 +46,7 @@ def test_settings_are_what_the_numbers_depend_on(dataset: Dataset) -> None:
     chosen = provenance.settings(MODEL, WEIGHTS, dataset, 1)
     assert chosen["model"] == "clip_rn50x4"
     assert chosen["layers"] == {"layer1": 320, "layer2": 640, "layer3": 1280, "layer4": 2560, "attnpool": 640}
-    assert chosen["weights"] == {"origin": "openai", "sha256": "ab12", "seed": None}
+    assert chosen["weights"] == {"sha256": "ab12", "seed": None}
     assert chosen["preprocessing"]["resize"] == 288
     assert chosen["preprocessing"]["interpolation"] == "bicubic"
     assert chosen["views"] == ["original"]
@@ -59,22 +59,25 @@ def test_record_tells_settings_versions_flags_and_what_was_left_out(tmp_path: Pa
     orphaned, broken = Skipped("left/é.png", "no partner"), Skipped("right/b.png", "truncated")
     chosen = provenance.settings(MODEL, WEIGHTS, dataset, 2)
     report = Report(1, [broken])
-    provenance.record(tmp_path / "f.npy", chosen, report, replace(dataset, skipped=(orphaned,)), {"seed": "3"})
+    provenance.record(tmp_path / "f.npy", chosen, "openai", report, replace(dataset, skipped=(orphaned,)), {"seed": 3})
     told = facts(tmp_path / "f.npy")
     assert told["settings"] == json.loads(json.dumps(chosen))
     assert told["skipped"] == [
         {"name": "left/é.png", "reason": "no partner"},
         {"name": "right/b.png", "reason": "truncated"},
     ]
-    assert (told["written"], told["flags"]) == (1, {"seed": "3"})
+    assert (told["written"], told["flags"]) == (1, {"seed": 3})
     assert told["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
 def test_reduced_features_tell_their_source_too(features: Path) -> None:
     reduced = features.with_name("features_pca4.npy")
-    provenance.record_reduced(reduced, features, 4, 0.75)
+    provenance.record_reduced(reduced, features, 4, 0.75, {"overwrite": True})
     told = facts(reduced)
-    assert told.pop("pca") == {
+    pca = told.pop("pca")
+    assert pca.pop("versions")["torch"] == torch.__version__.split("+")[0]
+    assert pca == {
+        "flags": {"overwrite": True},
         "components": 4,
         "fitted_on": "all vectors of the source, all sides and views",
         "whitening": False,

