@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,23 +114,24 @@ def run(args: argparse.Namespace) -> int:
     from featuresExtractor.stages import Job, run_job
 
     full_precision()
-    run_job(
-        Job(
-            model,
-            processor,
-            dataset,
-            folder=args.save / model.name,
-            device=choose_device(args.gpu),
-            views=1 + args.data_aug,
-            batch=args.batch_size,
-            workers=args.workers or os.cpu_count() or 1,
-            weights=args.weights,
-            seed=args.seed,
-            skip=skip,
-            overwrite=args.overwrite,
-            flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-        )
+    job = Job(
+        model,
+        processor,
+        dataset,
+        folder=args.save / model.name,
+        device=choose_device(args.gpu),
+        views=1 + args.data_aug,
+        batch=args.batch_size,
+        workers=args.workers or os.cpu_count() or 1,
+        weights=args.weights,
+        seed=args.seed,
+        skip=skip,
+        overwrite=args.overwrite,
+        flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
     )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd pictures that can be read: it would break the bar
+        run_job(job)
     return 0
 
 

@@ -678,3 +678,10 @@ def test_gpu_and_cpu_agree(command: Command, pairs: Callable[..., Path], save: P
     assert extract.main([*words, "-p", "adapt-pca", "3"]) == 0
     for name, rows in reference.items():
         assert np.allclose(features_of(save / "gpu", name)["left"], rows["left"], atol=1e-4)
+
+
+def test_what_pillow_thinks_of_a_readable_picture_does_not_break_the_bar(
+    command: Command, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # from here on Pillow warns, and warnings are errors
+    assert command(pairs(1)) == 0
