@@ -100,21 +100,23 @@ def run(args: argparse.Namespace) -> int:
     from adaptation.statistics import summary
     from adaptation.trainer import Settings
     from common.device import choose_device, full_precision
+    from common.files import held
 
     pairs = load_pairs(args.data, args.subset, args.on_error == "skip")
     ks = tuple(sorted(set(args.k)))
     tested = check_share(len(pairs), args.test_split)
     check_ks(ks, tested)
     settings = Settings(args.model, args.epochs, args.temperature, args.test_split, ks, args.seed)
-    folder = results.prepare_folder(args.save, args.overwrite)
     device = choose_device(args.gpu)
     full_precision()
-    runs = _train(pairs.to(device), settings, args.runs, folder, device)
-    results.write_average(folder, runs)
-    results.write_curves(folder, runs, ks)
-    metrics = summary(runs)
-    results.write_summary(folder, metrics, _facts(args, settings, pairs, tested, device))
-    results.put_in_place(folder, args.save)
+    with held(args.save):
+        folder = results.prepare_folder(args.save, args.overwrite)
+        runs = _train(pairs.to(device), settings, args.runs, folder, device)
+        results.write_average(folder, runs)
+        results.write_curves(folder, runs, ks)
+        metrics = summary(runs)
+        results.write_summary(folder, metrics, _facts(args, settings, pairs, tested, device))
+        results.put_in_place(folder, args.save)
     _report(metrics, settings, args, tested)
     return 0
 
@@ -174,7 +176,8 @@ def _report(metrics: dict[str, Any], settings: Settings, args: argparse.Namespac
         means = [f"{values[key]['mean']:.3f}" for key in ("frozen", "last_epoch", "best_epoch_on_test")]
         rows.append([name.replace("top ", "aR@"), means[0], means[1], spread, interval, means[2]])
     runs = "1 run" if args.runs == 1 else f"{args.runs} runs"
-    print(f"\n{tested:,} test pairs, mean of {runs}; adapted: head {settings.head}, after the last epoch")
+    pairs = f"{tested:,} test pair{'s' * (tested > 1)}"
+    print(f"\n{pairs}, mean of {runs}; adapted: head {settings.head}, after the last epoch")
     print(console.table(header, rows))
     print("* picked on the test pairs, run by run: optimistic")
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from common.errors import InputError, printable
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
 
@@ -45,6 +48,29 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, whole or not at all."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes `folder` where needed and keeps it for this process alone; a process that has ended holds nothing.
+
+    InputError where another process holds it, or where no folder can be made.
+    """
+    shown = printable(str(folder))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{shown}: is a file; -s takes a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{shown}: no folder can be made here ({error.strerror})") from error
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f"{shown}: another process is writing here; wait for it, or give another folder") from error
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

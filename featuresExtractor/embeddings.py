@@ -8,13 +8,12 @@ stem beside it tells where the numbers come from.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,18 +66,17 @@ class FeaturesWriter:
     def __init__(self, path: Path, row: np.dtype[Any], rows: int, views: int = 1) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.row, self.rows, self.views = path, row, rows, views
-        self.written, self.finished = 0, False
+        self.written = 0
         self.partial = partial_name(path)
-        self.file = _locked(self.partial)
+        self.file = self.partial.open("w+b")
         self.start = _write_header(self.file, row, rows * views)
 
     def __enter__(self) -> FeaturesWriter:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
-        if not self.finished:
-            self.partial.unlink(missing_ok=True)
         self.file.close()
+        self.partial.unlink(missing_ok=True)
 
     def append(self, blocks: Sequence[NDArray[Any]]) -> None:
         """Adds n items: one block of n rows for each view."""
@@ -102,7 +100,6 @@ class FeaturesWriter:
         """Gives the whole file its name."""
         self.seal()
         self.partial.replace(self.path)
-        self.finished = True
 
     def _close_up(self) -> None:
         """Moves each view's rows up behind the view before it; in this order none is overwritten before it is read."""
@@ -115,22 +112,6 @@ class FeaturesWriter:
                 self.file.write(block)
         self.file.truncate(self.start + self.views * self.written * self.row.itemsize)
         _write_header(self.file, self.row, self.views * self.written)
-
-
-def _locked(path: Path) -> BinaryIO:
-    """Opens an unfinished file for this process alone; a process that has ended holds no lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.stat().st_ino != os.fstat(descriptor).st_ino:
-            raise FileNotFoundError(path)  # finished and renamed since it was opened
-    except OSError as error:
-        os.close(descriptor)
-        raise InputError(
-            f"{path}: another process is writing this file; wait for it, or give another folder"
-        ) from error
-    os.truncate(descriptor, 0)
-    return os.fdopen(descriptor, "w+b")
 
 
 def _write_header(file: Any, row: np.dtype[Any], rows: int) -> int:

@@ -6,6 +6,7 @@ number of components costs no second extraction.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import torch
 
 from common.device import device_name
 from common.errors import InputError, listed, printable
+from common.files import held
 from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone
 from featuresExtractor.datasets import Dataset, no_pictures
@@ -25,6 +27,8 @@ from featuresExtractor.models import Model
 from featuresExtractor.pca import check_components
 from featuresExtractor.processor import Processor, reduce_features
 from featuresExtractor.weights import Weights, find_weights, load_backbone
+
+REDUCED = re.compile(r"features_pca\d+\.(npy|json)|pca\d+\.skops")
 
 
 @dataclass(frozen=True)
@@ -67,30 +71,26 @@ class Job:
 
 def run_job(job: Job) -> None:
     """Both stages, as far as the processor asks for them; says on the terminal what was made."""
-    components = job.processor.components
-    if components:
+    if components := job.processor.components:
         check_components(components, len(job.dataset) * job.vectors, job.model.width)
-        if job.reduced.exists() and not job.overwrite:
-            raise InputError(f"{job.reduced}: already there; --overwrite replaces it")
-    _check_folder(job.folder)
+    with held(job.folder):
+        _run_stages(job)
+
+
+def _run_stages(job: Job) -> None:
+    if job.processor.components and job.reduced.exists() and not job.overwrite:
+        raise InputError(f"{_shown(job.reduced)}: already there; --overwrite replaces it")
     weights = find_weights(job.model, job.weights, job.seed)
     chosen = provenance.settings(job.model, weights, job.dataset, job.views)
     facts = _reusable(job, chosen)
     if facts is None:
+        _check_outdated(job)
         extract_features(job, weights, chosen)
     else:
         print(f"{_shown(job.features)} is there and was made in the same way: used again")
         _warn(job, len(facts["skipped"]))
-    if components:
-        reduce(job, components)
-
-
-def _check_folder(folder: Path) -> None:
-    """InputError where no folder can be made: said before the backbone works."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{_shown(folder)}: no folder can be made here ({error.strerror})") from error
+    if job.processor.components:
+        reduce(job, job.processor.components)
 
 
 def _reusable(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -100,6 +100,8 @@ def _reusable(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     try:
         facts = provenance.same_features(job.features, chosen)
+        if facts is not None:
+            open_features(job.features)  # refuses a damaged file
     except InputError:
         if not job.overwrite:
             raise
@@ -144,11 +146,21 @@ def _write_features(job: Job, forward: Forward) -> Report:
     return report
 
 
+def _outdated(job: Job) -> list[Path]:
+    """The files that were made from the features that are to be written."""
+    return sorted(path for path in job.folder.iterdir() if REDUCED.fullmatch(path.name))
+
+
+def _check_outdated(job: Job) -> None:
+    """InputError for reduced features whose source is gone: they are removed only when that is asked for."""
+    if not job.overwrite and (outdated := _outdated(job)):
+        raise InputError(f"{_shown(outdated[0])}: made from other features; --overwrite removes it")
+
+
 def _remove_outdated(job: Job) -> None:
     """Removes what tells of, or was made from, the features that are about to be replaced."""
     job.features.with_suffix(".json").unlink(missing_ok=True)
-    outdated = sorted({*job.folder.glob("features_pca*.npy"), *job.folder.glob("features_pca*.json")})
-    for path in [*outdated, *sorted(job.folder.glob("pca*.skops"))]:
+    for path in _outdated(job):
         path.unlink()
         print(f"{_shown(path)}: removed; it was made from the features that are replaced")
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision import transforms as tv  # type: ignore[import-untyped]
 
 import extract
+from common.files import held
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
 from featuresExtractor.weights import build
@@ -685,3 +686,47 @@ def test_what_pillow_thinks_of_a_readable_picture_does_not_break_the_bar(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # from here on Pillow warns, and warnings are errors
     assert command(pairs(1)) == 0
+
+
+def test_a_second_command_on_the_same_folder_is_refused(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(save / "tiny"):
+        assert "another process is writing here" in refused(command, capsys, pairs(1))
+
+
+def test_reduced_features_without_their_source_are_not_removed_unasked(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    (save / "tiny" / "features.npy").unlink()
+    capsys.readouterr()
+    assert refused(command, capsys, root, "-p", "adapt-pca", "2").endswith(
+        "made from other features; --overwrite removes it"
+    )
+    assert (save / "tiny" / "features_pca3.npy").exists()
+
+
+def test_only_files_of_the_command_are_removed(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    root = pairs(3)
+    assert command(root, "-p", "adapt-pca", "3") == 0
+    for name in ("features_pca_mine.npy", "pca_notes.skops"):
+        (save / "tiny" / name).touch()
+    assert command(root, "--overwrite") == 0
+    kept = {"features.json", "features.npy", "features_pca_mine.npy", "pca_notes.skops"}
+    assert {path.name for path in (save / "tiny").iterdir()} == kept
+
+
+def test_damaged_features_are_refused_and_with_overwrite_made_again(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    assert command(root) == 0
+    features = save / "tiny" / "features.npy"
+    whole = features.read_bytes()
+    features.write_bytes(whole[:-100])
+    capsys.readouterr()
+    assert "cut short or damaged" in refused(command, capsys, root, "-p", "adapt-pca", "2")
+    assert command(root, "-p", "adapt-pca", "2", "--overwrite") == 0
+    assert features.read_bytes() == whole

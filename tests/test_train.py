@@ -32,6 +32,7 @@ from adaptation.heads import HEADS, build_head
 from adaptation.pairs import Pairs
 from adaptation.trainer import Settings
 from common import device
+from common.files import held
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
 
 PAIRS, NUMBERS, NOISY, EPOCHS, RUNS = 40, 8, 2, 80, 2
@@ -773,3 +774,12 @@ def test_help_answers_within_half_a_second() -> None:
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_a_second_command_on_the_same_folder_is_refused(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(tmp_path):
+        assert train.main([*arguments(features, tmp_path), "-e", "2", "--overwrite"]) == 2
+    assert one_line(capsys).startswith(f"{tmp_path}: another process is writing here")
+    assert contents(tmp_path) == {}

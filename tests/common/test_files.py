@@ -9,6 +9,8 @@ import numpy
 import pytest
 
 from common import files
+from common.errors import InputError
+from common.files import held
 
 
 def write_half(path: Path) -> None:
@@ -57,3 +59,22 @@ def test_sha256_of_the_standards_example(tmp_path: Path) -> None:
 def test_versions_of_installed_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "PACKAGES", ("numpy", "no-such-package"))
     assert files.package_versions() == {"numpy": numpy.__version__}
+
+
+def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "run"
+    with held(folder), pytest.raises(InputError, match=r"out/run: another process is writing here"), held(folder):
+        pass
+    with held(folder):
+        assert folder.is_dir()
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file: is a file; -s takes a folder"), held(tmp_path / "file"):
+        pass
+    with (
+        pytest.raises(InputError, match=r"no folder can be made here \(Not a directory\)"),
+        held(tmp_path / "file" / "x"),
+    ):
+        pass

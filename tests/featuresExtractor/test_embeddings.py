@@ -292,12 +292,3 @@ def test_features_of_a_flat_folder_are_no_pairs(tmp_path: Path) -> None:
 def test_name_field_has_room_for_at_least_one_character() -> None:
     row = row_type(PAIR, WIDTH, 0)
     assert Rows(Path(), row, 0, 0).name_length == 1
-
-
-def test_a_second_writer_of_the_same_file_is_refused(tmp_path: Path) -> None:
-    row = row_type(("left", "right"), 2, 5)
-    with FeaturesWriter(tmp_path / "f.npy", row, 1):
-        with pytest.raises(InputError, match=r"f\.partial\.npy: another process is writing this file"):
-            FeaturesWriter(tmp_path / "f.npy", row, 1)
-        assert (tmp_path / "f.partial.npy").exists()
-    FeaturesWriter(tmp_path / "f.npy", row, 1).__exit__(None, None, None)
