@@ -65,10 +65,12 @@ def held(folder: Path) -> Iterator[None]:
         raise InputError(f"{shown}: no folder can be made here ({error.strerror})") from error
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            what_to_do = "wait for it, or give another folder"
+            raise InputError(f"{shown}: another process is writing here; {what_to_do}") from error
         yield
-    except BlockingIOError as error:
-        raise InputError(f"{shown}: another process is writing here; wait for it, or give another folder") from error
     finally:
         os.close(descriptor)
 

@@ -78,3 +78,8 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
         held(tmp_path / "file" / "x"),
     ):
         pass
+
+
+def test_what_blocks_elsewhere_is_not_told_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), files.held(tmp_path):
+        raise BlockingIOError
