@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from common.errors import InputError, listed
 from common.names import read_names, select
-from featuresExtractor.embeddings import Embeddings, read_pairs
+from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, open_features, read_pairs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -45,30 +49,88 @@ def load_pairs(path: Path, subset: Path | None = None, skip: bool = False) -> Pa
     Names of the CSV that the file does not have are an InputError too, or with `skip` left out and told on stderr.
     """
     pairs = by_view(read_pairs(path), path)
-    if subset is None:
-        return pairs
-    chosen, missing = select([left for left, _ in pairs.names], read_names(subset), subset)
+    return pairs if subset is None else pairs.subset(torch.tensor(_chosen(pairs.names, path, subset, skip)))
+
+
+def _chosen(names: list[tuple[str, str]], path: Path, subset: Path, skip: bool) -> list[int]:
+    """The indices of the pairs that a CSV names."""
+    chosen, missing = select([left for left, _ in names], read_names(subset), subset)
     if missing:
         told = f"{subset}: {len(missing):,} of its names are not in {path}"
         if not skip:
             raise InputError(f"{told}: {listed(missing)}; --on-error skip leaves them out")
         print(f"{told} and are left out: {listed(missing)}", file=sys.stderr)
-    return pairs.subset(torch.tensor(chosen))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a features file that was looked through: the sorted names of its N pairs after `--subset`, its
+    V views, the D numbers a side, and the indices that a subset chose among all its pairs."""
+
+    path: Path
+    names: list[tuple[str, str]]
+    views: int
+    width: int
+    chosen: list[int] | None = None
+
+    def load(self) -> Pairs:
+        """The pairs; InputError when the file is no longer the one that was looked through."""
+        pairs = by_view(read_pairs(self.path), self.path)
+        pairs = pairs if self.chosen is None else pairs.subset(torch.tensor(self.chosen))
+        if (pairs.names, *pairs.left.shape[::2]) != (self.names, self.views, self.width):
+            raise InputError(f"{self.path}: was changed while it was worked on; start again")
+        return pairs
+
+
+def survey(path: Path, subset: Path | None = None, skip: bool = False) -> Survey:
+    """Looks through a features file as a memory map: what `load_pairs` refuses is refused, and little is held."""
+    embeddings = _mapped(path)
+    names, rows = _laid_out(embeddings, path)
+    _check_finite(embeddings, path)
+    chosen = None if subset is None else _chosen(names, path, subset, skip)
+    kept = names if chosen is None else [names[index] for index in chosen]
+    return Survey(path, kept, len(rows), embeddings.left.shape[1], chosen)
+
+
+def _mapped(path: Path) -> Embeddings:
+    """A features file of pairs as a memory map; the field's old file is read whole."""
+    try:
+        rows = open_features(path)
+    except InputError:
+        return read_pairs(path)  # an old file, or the same error
+    if rows.sides != ("left", "right"):
+        return read_pairs(path)  # which says what is wrong with it
+    table = rows.all()
+    names = list(zip(table["left_name"].tolist(), table["right_name"].tolist(), strict=True))
+    return Embeddings(table["left"], table["right"], names, np.array(table["view"]))
 
 
 def by_view(embeddings: Embeddings, path: Path) -> Pairs:
     """Puts the views of each pair under one another, by name."""
+    names, rows = _laid_out(embeddings, path)
+    _check_finite(embeddings, path)
+    left, right = (torch.from_numpy(side[rows]) for side in (embeddings.left, embeddings.right))  # V N D
+    return Pairs(left, right, names)
+
+
+def _laid_out(embeddings: Embeddings, path: Path) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """The sorted names of the N pairs, and the row of each in each view: (V, N)."""
     if not embeddings.left.size:
         raise InputError(f"{path}: holds no pairs, or no numbers for them; extract it again")
     views = [_rows_by_name(embeddings, view, path) for view in sorted({0, *embeddings.view.tolist()})]
     if any(rows.keys() != views[0].keys() for rows in views):
         raise InputError(f"{path}: its views do not hold the same pairs; extract it again")
     names = sorted(views[0])
-    rows = np.array([[view[name] for name in names] for view in views])  # V N
-    left, right = (torch.from_numpy(side[rows]) for side in (embeddings.left, embeddings.right))  # V N D
-    if not (left.isfinite().all() and right.isfinite().all()):
-        raise InputError(f"{path}: holds values that are not finite numbers; extract it again")
-    return Pairs(left, right, names)
+    return names, np.array([[view[name] for name in names] for view in views])
+
+
+def _check_finite(embeddings: Embeddings, path: Path) -> None:
+    """InputError when a value is none; looked at in chunks, since a memory map is not to be held whole."""
+    step = max(1, CHUNK_BYTES // embeddings.left[0].nbytes)
+    for side in (embeddings.left, embeddings.right):
+        if not all(np.isfinite(side[row : row + step]).all() for row in range(0, len(side), step)):
+            raise InputError(f"{path}: holds values that are not finite numbers; extract it again")
 
 
 def _rows_by_name(embeddings: Embeddings, view: int, path: Path) -> dict[tuple[str, str], int]:
