@@ -1,0 +1,141 @@
+"""Which features files are meant, and what their models are called: in tables, and as folders.
+
+Names of models come from files of others: they are shown without control characters and never lead out of a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError, listed, printable
+
+FEATURES, REDUCED = "features.npy", re.compile(r"features_pca[^.]*\.npy")  # an unfinished file has one more dot
+DEPTH = 2  # folders below the given one: a model's name may have a slash in it
+ALL_PICTURES, TRAINING_PAIRS, NONE, UNKNOWN = "all pictures", "training pairs", "none", "unknown"
+"""What a PCA was fitted on: by `extract.py`, or by each run; without one; without a `.json` that would tell."""
+LONGEST = 60  # characters of a model's name that are kept
+RESERVED = re.compile(r"run\d+|avg|(summary|curves|comparison)\..*", re.IGNORECASE)
+"""What a folder of runs, or a comparison, calls its own parts."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A features file, its model's name as it is shown, and as it names a folder."""
+
+    path: Path
+    label: str
+
+    @property
+    def folder(self) -> str:
+        """The label as one harmless folder name, which no part of a run has."""
+        return folder_name(self.label)
+
+    @property
+    def protocol(self) -> str:
+        """What `extract.py` fitted a PCA on."""
+        facts = read_facts(self.path)
+        return ALL_PICTURES if "pca" in facts else NONE if facts else UNKNOWN
+
+
+def find_sources(given: Sequence[Path], reduced: bool = True) -> list[Source]:
+    """The features files meant by files and folders, each once, by label.
+
+    Of a model's folder it is the reduced file, if there is one; without `reduced` always `features.npy`. InputError
+    where a folder holds no such file, or several reduced ones.
+    """
+    paths = [path for one in given for path in (_in_folder(one, reduced) if one.is_dir() else [one])]
+    distinct = {path.resolve(): path for path in reversed(paths)}
+    return sorted(label_sources(list(distinct.values())), key=lambda source: source.label)
+
+
+def _in_folder(folder: Path, reduced: bool) -> list[Path]:
+    """The file of each model's folder in `folder`, which may be one itself."""
+    if found := [_of_model(path, reduced) for path in _model_folders(folder, DEPTH)]:
+        return found
+    raise InputError(
+        f"{_shown(folder)}: no features files here; a folder that extract.py -s made holds <model>/{FEATURES}"
+    )
+
+
+def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folders that hold features files, in order of their names; nothing is looked for below one."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{_shown(folder)}: the folder cannot be read ({error.strerror})") from error
+    if any(path.name == FEATURES or REDUCED.fullmatch(path.name) for path in paths):
+        yield folder
+    elif depth:
+        for path in paths:
+            if path.is_dir() and not path.name.startswith("."):
+                yield from _model_folders(path, depth - 1)
+
+
+def _of_model(folder: Path, reduced: bool) -> Path:
+    """The one features file of a model's folder that is meant."""
+    files = sorted(path for path in folder.iterdir() if REDUCED.fullmatch(path.name)) if reduced else []
+    if len(files) > 1:
+        names = listed(path.name for path in files)
+        raise InputError(f"{_shown(folder)}: several reduced files ({names}); give the files that are meant themselves")
+    if not files and not (folder / FEATURES).exists():
+        raise InputError(f"{_shown(folder)}: has no {FEATURES}, which --pca-fit train needs; extract it again")
+    return files[0] if files else folder / FEATURES
+
+
+def label_sources(paths: Sequence[Path]) -> list[Source]:
+    """A source for each of the `paths`, which are distinct. Models of one name get the file's stem behind it, and if
+    that is not enough the folders it lies in, so that all labels differ, and all folders."""
+    models = [_model_name(path) for path in paths]
+    depths = [0] * len(paths)
+    for _ in range(1 + max(len(path.resolve().parts) for path in paths)):
+        sources = [Source(*given) for given in zip(paths, map(_label, models, paths, depths), strict=True)]
+        counts = Counter(source.folder.casefold() for source in sources)
+        alike = [counts[source.folder.casefold()] > 1 for source in sources]
+        if not any(alike):
+            return sources
+        depths = [depth + more for depth, more in zip(depths, alike, strict=True)]
+    raise InputError(f"{listed(map(str, paths))}: cannot be told apart by name; rename the folders they lie in")
+
+
+def _label(model: str, path: Path, depth: int) -> str:
+    """The model's name, with the file's stem or the last `depth` parts of its path."""
+    path = path.resolve()
+    parts = [path.stem] if depth == 1 else path.parts[-depth:]
+    return printable(" ".join([model, "/".join(parts)]) if depth else model)
+
+
+def _model_name(path: Path) -> str:
+    """`settings.model` of the `.json` beside a file, else the name of its folder, else its stem."""
+    settings = read_facts(path).get("settings")
+    name = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(name, str) or not name.strip():
+        name = path.resolve().parent.name or path.stem
+    return printable(name.strip())[:LONGEST]
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The `.json` beside a features file; empty when there is none that can be read."""
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def folder_name(label: str) -> str:
+    """A label as the name of one folder: no slash, no dot in front, no longer than file systems have room for, and not
+    what a part of a run is called."""
+    name = re.sub(r"[^\w.+@=]+", "-", label).lstrip(".-") or "features"
+    name = name.encode()[:200].decode(errors="ignore")
+    return f"model-{name}" if RESERVED.fullmatch(name) else name
+
+
+def _shown(path: Path) -> str:
+    """A path as it can be printed on any terminal."""
+    return printable(str(path))
