@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,12 @@ from adaptation.heads import build_head
 from adaptation.losses import contrastive_loss, cosine_similarities
 from adaptation.metrics import retrieval_metrics
 from adaptation.pairs import Pairs
+from adaptation.reduction import Reduction
 from adaptation.splits import Split, draw_split, seeds_of
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 LEARNING_RATE = 1e-3
 
@@ -54,30 +59,40 @@ class Scores:
 
 @dataclass
 class Run(Scores):
-    """A finished run: its numbers, its split, and the trained head and optimiser, which are large."""
+    """A finished run: its numbers, its split, its own PCA where there is one, and the trained head and optimiser, which
+    are large."""
 
     number: int
     split: Split
     head: nn.Module
     optimiser: torch.optim.Optimizer | None
+    pca: PCA | None = None
 
     def scores(self) -> Scores:
         """The numbers alone, to keep when the run is written."""
         return Scores(train=self.train, test=self.test, frozen=self.frozen)
 
 
-def train_run(pairs: Pairs, settings: Settings, number: int, on_epoch: Callable[[], object] = lambda: None) -> Run:
-    """Trains and tests one run on the device of `pairs`. The same seed and number give the same run.
+def train_run(
+    pairs: Pairs,
+    settings: Settings,
+    number: int,
+    on_epoch: Callable[[], object] = lambda: None,
+    reduction: Reduction | None = None,
+) -> Run:
+    """Trains and tests one run on the device of `pairs`, or on that of a `reduction`, which is fitted on the run's
+    training pairs first. The same seed and number give the same run.
 
     InputError when the temperature takes the loss beyond what a float32 can hold.
     """
     split_seed, head_seed = seeds_of(settings.seed, number)
     split = draw_split(len(pairs), settings.test_split, split_seed)
+    pairs, pca = reduction(pairs, split.train) if reduction else (pairs, None)
     train, test = pairs.subset(split.train), pairs.subset(split.test)
     head = build_head(settings.head, pairs.left.shape[-1], head_seed).to(pairs.left.device)
     weights = list(head.parameters())
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE) if weights else None
-    run = Run(number, split, head, optimiser)
+    run = Run(number, split, head, optimiser, pca)
     seen: list[tuple[Metrics, Metrics]] = []
     for _ in range(settings.steps):
         learned = train_epoch(head, optimiser, train, settings)

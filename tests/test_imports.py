@@ -18,7 +18,7 @@ OWN = {*PACKAGES, "demo", "docs", "benchmarks", "tests", "extract", "train"}
 MAY_IMPORT = {
     "common": {"common"},
     "featuresExtractor": {"common", "featuresExtractor"},
-    "adaptation": {"common", "adaptation", "featuresExtractor.embeddings"},
+    "adaptation": {"common", "adaptation", "featuresExtractor.embeddings", "featuresExtractor.pca"},
 }
 """What a module of each package may import of this project: packages, or single modules."""
 
