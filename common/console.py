@@ -32,11 +32,11 @@ def guarded(program: str, command: Callable[[], int]) -> int:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns with two spaces between them: numbers to the right, words to the left."""
+    """Columns with two spaces between them: numbers to the right (`-` where there is none), words to the left."""
     columns = [list(column) for column in zip(header, *rows, strict=True)]
     for column in columns:
         width = max(map(len, column))
-        numbers = all(cell[:1].isdigit() or cell == "-" for cell in column[1:])
+        numbers = all(cell in ("", "-") or cell.lstrip("+-")[:1].isdigit() for cell in column[1:])
         column[:] = [cell.rjust(width) if numbers else cell.ljust(width) for cell in column]
         column.insert(1, "-" * width)
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
