@@ -2,11 +2,15 @@
 
     python train.py -d FEATURES/clip_rn50x4/features_pca256.npy -s RUNS/first -e 150 -r 20 -t 15 -k 1 3 5
     python train.py -d FEATURES/efficientnet_lite0/features.npy -s RUNS/frozen --model dummy
+    python train.py -d FEATURES -s RUNS/compared -r 20 -t 15
     tensorboard --logdir RUNS
 
 A small head is trained on the pairs of a features file (`extract.py` writes one; the field's old pickled files are read
 too, safely). Each run draws its own test pairs. RUNS/first/ receives TensorBoard curves, logs, checkpoints, the splits,
 `summary.json` and `curves.png`.
+
+Several features files, or folders of them, are compared on the same splits: RUNS/compared/ receives such a folder for
+each model, and one table (`comparison.txt`, `.csv`, `.tex`, `.json`) and bar plot (`comparison.png`, `.svg`) of all.
 """
 
 from __future__ import annotations
@@ -22,8 +26,12 @@ from common import console
 if TYPE_CHECKING:
     import torch
 
-    from adaptation.pairs import Pairs
-    from adaptation.trainer import Scores, Settings
+    from adaptation.pairs import Survey
+    from adaptation.sources import Source
+    from adaptation.stages import Model, Plan
+    from adaptation.trainer import Settings
+
+COMPONENTS = 256  # of the paper's PCA
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("-d", "--data", type=Path, required=True, metavar="FILE", help="features file of pairs (.npy)")
+    add(
+        "-d",
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="features files of pairs (.npy), or folders that extract.py made: of a model's folder its one "
+        "features_pcaN.npy, or features.npy where there is none. Several are compared",
+    )
     add("-s", "--save", type=Path, required=True, metavar="PATH", help="run folder to write to, for TensorBoard too")
     add(
         "--model",
@@ -63,9 +80,22 @@ def build_parser() -> argparse.ArgumentParser:
         "-k",
         type=console.positive,
         nargs="+",
-        default=[1, 3],
         metavar="K",
-        help="the k of aR@k: a partner counts when among the k nearest (default 1 3)",
+        help="the k of aR@k: a partner counts when among the k nearest (default 1 3; when several models are compared "
+        "1 3 5)",
+    )
+    add(
+        "--pca-fit",
+        choices=("extract", "train"),
+        default="extract",
+        help="extract: features as extract.py left them, whose PCA has seen the test pictures; train: each run fits a "
+        "PCA of its own on its training pairs, from features.npy (default extract)",
+    )
+    add(
+        "--components",
+        type=console.positive,
+        metavar="N",
+        help=f"numbers a side that --pca-fit train keeps (default {COMPONENTS})",
     )
     add(
         "--seed",
@@ -93,76 +123,83 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """From parsed arguments to the run folder and the closing table."""
-    from adaptation import results
-    from adaptation.pairs import load_pairs
-    from adaptation.splits import check_ks, check_share
-    from adaptation.statistics import summary
-    from adaptation.trainer import Settings
+    """From parsed arguments to the run folders and the closing table; all input is checked before the first epoch."""
+    from adaptation.sources import find_sources
+    from adaptation.stages import look_through
     from common.device import choose_device, full_precision
     from common.files import held
 
-    pairs = load_pairs(args.data, args.subset, args.on_error == "skip")
-    ks = tuple(sorted(set(args.k)))
-    tested = check_share(len(pairs), args.test_split)
-    check_ks(ks, tested)
-    settings = Settings(args.model, args.epochs, args.temperature, args.test_split, ks, args.seed)
-    device = choose_device(args.gpu)
+    components = _components(args)
+    sources = find_sources(args.data, reduced=components is None)
+    surveys = look_through(sources, args.subset, args.on_error == "skip")
+    plan = _plan(args, surveys, components, choose_device(args.gpu))
+    models = _models(args, sources, surveys, plan)
     full_precision()
     with held(args.save):
-        folder = results.prepare_folder(args.save, args.overwrite)
-        runs = _train(pairs.to(device), settings, args.runs, folder, device)
-        results.write_average(folder, runs)
-        results.write_curves(folder, runs, ks)
-        metrics = summary(runs)
-        results.write_summary(folder, metrics, _facts(args, settings, pairs, tested, device))
-        results.put_in_place(folder, args.save)
-    _report(metrics, settings, args, tested)
+        (_compare if len(models) > 1 else _run_one)(models, plan, args)
     return 0
 
 
-def _train(pairs: Pairs, settings: Settings, runs: int, folder: Path, device: torch.device) -> list[Scores]:
-    """The numbers of the runs, which go one after the other and are each written when done."""
-    from adaptation.results import write_run
-    from adaptation.trainer import train_run
-    from common.device import device_name
-    from common.progress import progress
+def _components(args: argparse.Namespace) -> int | None:
+    """The numbers that a PCA of each run's own keeps; None without one."""
+    from common.errors import InputError
 
-    views, count, width = pairs.left.shape
-    seen = f"{views} views" if views > 1 else "1 view (no flipped copies recognised)"
-    print(f"head {settings.head} on {device_name(device)}, {count:,} pairs, {seen}, {width:,} numbers a side")
-    done = []
-    with progress(runs * settings.steps, "train", "epochs") as bar:
-        for number in range(1, runs + 1):
-            bar.set_postfix_str(f"run {number}/{runs}", refresh=False)
-            finished = train_run(pairs, settings, number, on_epoch=lambda: bar.update())
-            write_run(folder, finished, pairs, settings.head)
-            done.append(finished.scores())
-    return done
+    if args.pca_fit == "train":
+        return args.components or COMPONENTS
+    if args.components:
+        raise InputError(
+            f"--components {args.components}: is for the PCA of --pca-fit train alone; add that, or leave it"
+        )
+    return None
 
 
-def _facts(
-    args: argparse.Namespace, settings: Settings, pairs: Pairs, tested: int, device: torch.device
-) -> dict[str, Any]:
-    """What the numbers in `summary.json` were made from."""
-    from dataclasses import asdict
+def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int | None, device: torch.device) -> Plan:
+    """The settings, as far as the pairs admit them."""
+    from adaptation.reduction import Reduction
+    from adaptation.splits import check_share
+    from adaptation.stages import Plan, choose_ks
+    from adaptation.trainer import Settings
 
-    from common.device import device_name
-    from common.files import package_versions, sha256
+    tested = check_share(len(surveys[0].names), args.test_split)
+    ks = choose_ks(args.k, tested, compared=len(surveys) > 1)
+    settings = Settings(args.model, args.epochs, args.temperature, args.test_split, ks, args.seed)
+    reduction = Reduction(components, device) if components else None
+    return Plan(settings, args.runs, tested, device, reduction, args.subset)
 
-    features = {
-        "file": str(args.data),
-        "sha256": sha256(args.data),
-        "views": len(pairs.left),
-        "width": pairs.left.shape[-1],
-    }
-    return {
-        "settings": asdict(settings) | {"runs": args.runs, "subset": str(args.subset) if args.subset else None},
-        "features": features,
-        "pairs": {"train": len(pairs) - tested, "test": tested},
-        "device": device_name(device),
-        "versions": package_versions(),
-    }
+
+def _models(args: argparse.Namespace, sources: Sequence[Source], surveys: Sequence[Survey], plan: Plan) -> list[Model]:
+    """Where each model's runs go: one alone to the run folder itself, several to a folder each within."""
+    from adaptation.stages import Model, check_reducible
+
+    folders = [args.save / source.folder for source in sources] if len(sources) > 1 else [args.save]
+    models = [Model(*given) for given in zip(sources, surveys, folders, strict=True)]
+    for model in models:
+        check_reducible(model, plan)
+    return models
+
+
+def _run_one(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
+    """One model: its runs, and a table of all metrics."""
+    from adaptation.stages import run_models
+
+    (found,) = run_models(models, plan, args.overwrite)
+    _report(found["metrics"], plan.settings, args, plan.tested)
+
+
+def _compare(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
+    """Several models: their runs, and a table of each model's recalls."""
+    from adaptation.report import check_report, write_report
+    from adaptation.stages import compared, run_models
+
+    check_report(args.save, args.overwrite)
+    found = run_models(models, plan, args.overwrite)
+    contents = write_report(args.save, *compared(models, found, plan))
+    print(f"\n{contents['txt'].decode()}")
+    print(
+        f"results: {args.save / 'comparison.txt'}, and .csv, .tex, .json\n"
+        f"plot:    {args.save / 'comparison.png'}, and .svg\n"
+        f"curves:  tensorboard --logdir {args.save}"
+    )
 
 
 def _report(metrics: dict[str, Any], settings: Settings, args: argparse.Namespace, tested: int) -> None:
@@ -177,7 +214,8 @@ def _report(metrics: dict[str, Any], settings: Settings, args: argparse.Namespac
         rows.append([name.replace("top ", "aR@"), means[0], means[1], spread, interval, means[2]])
     runs = "1 run" if args.runs == 1 else f"{args.runs} runs"
     pairs = f"{tested:,} test pair{'s' * (tested > 1)}"
-    print(f"\n{pairs}, mean of {runs}; adapted: head {settings.head}, after the last epoch")
+    fitted = "; PCA fitted on each run's training pairs" if args.pca_fit == "train" else ""
+    print(f"\n{pairs}, mean of {runs}; adapted: head {settings.head}, after the last epoch{fitted}")
     print(console.table(header, rows))
     print("* picked on the test pairs, run by run: optimistic")
     print(

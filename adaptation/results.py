@@ -1,6 +1,7 @@
 """The run folder: TensorBoard, logs as CSV, checkpoints, splits, the summary and a plot of the curves.
 
-run1/ .. runN/   TensorBoard events, train.csv, val.csv, split.csv, checkpoint.pt (tensors alone)
+run1/ .. runN/   TensorBoard events, train.csv, val.csv, split.csv, checkpoint.pt (tensors alone), and with a PCA of the
+                 run's own pca.skops
 avg/             TensorBoard events and logs of the runs' mean, with the standard deviation in the logs
 summary.json     each test metric: last epoch, best epoch, frozen features
 curves.png       aR@k over the epochs, train and test, beside the frozen features
@@ -25,10 +26,12 @@ from adaptation.pairs import Pairs
 from adaptation.trainer import Curves, Run, Scores
 from common.errors import InputError
 from common.files import written_whole
+from featuresExtractor.pca import save_pca
 
 OWN_FILES = ("summary.json", "curves.png")
 OWN_FOLDERS = re.compile(r"run\d+|avg")
-OWN_CONTENTS = re.compile(r"(checkpoint|train|val|split)(\.partial)?\.(pt|csv)|events\.out\.tfevents\..*")
+OWN_CONTENTS = re.compile(r"(checkpoint|train|val|split|pca)(\.partial)?\.(pt|csv|skops)|events\.out\.tfevents\..*")
+COMPARISON = "comparison.json"  # where several models are compared
 UNFINISHED, REPLACED = ".unfinished", "replaced"
 
 
@@ -38,18 +41,10 @@ def prepare_folder(folder: Path, overwrite: bool) -> Path:
     Runs that are there are an InputError. With `overwrite` they stay until `put_in_place` replaces them, and the new
     ones are written to a folder within. Nothing else in the folder is touched.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; -s takes a folder")
+    unfinished = folder / UNFINISHED
     try:
+        there = check_folder(folder, overwrite)
         folder.mkdir(parents=True, exist_ok=True)
-        there = _own_parts(folder)
-        if there and not overwrite:
-            raise InputError(
-                f"{folder}: already holds a run ({there[0].name}); give another folder, or --overwrite to replace it"
-            )
-        unfinished = folder / UNFINISHED
-        if (unfinished / REPLACED).exists():
-            raise InputError(f"{unfinished}: replacing a run was cut short; move what you need out of it and remove it")
         if unfinished.exists():
             shutil.rmtree(unfinished)  # of a run that was interrupted
         unfinished.mkdir()  # always, since a folder that takes nothing is better found now than after a run
@@ -60,7 +55,24 @@ def prepare_folder(folder: Path, overwrite: bool) -> Path:
     return unfinished if there else folder
 
 
-def _own_parts(folder: Path) -> list[Path]:
+def check_folder(folder: Path, overwrite: bool) -> list[Path]:
+    """The runs in `folder` and what sums them up. InputError where they may not be replaced; nothing is made."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; -s takes a folder")
+    if (folder / COMPARISON).exists():
+        raise InputError(f"{folder}: holds a comparison of models ({COMPARISON}); give another folder for a single run")
+    there = own_parts(folder) if folder.exists() else []
+    if there and not overwrite:
+        raise InputError(
+            f"{folder}: already holds a run ({there[0].name}); give another folder, or --overwrite to replace it"
+        )
+    unfinished = folder / UNFINISHED
+    if (unfinished / REPLACED).exists():
+        raise InputError(f"{unfinished}: replacing a run was cut short; move what you need out of it and remove it")
+    return there
+
+
+def own_parts(folder: Path) -> list[Path]:
     """The runs in `folder`, their average and what sums them up; InputError when something else has such a name."""
     parts = sorted(path for path in folder.iterdir() if path.name in OWN_FILES or OWN_FOLDERS.fullmatch(path.name))
     for path in parts:
@@ -82,9 +94,9 @@ def put_in_place(written: Path, folder: Path) -> None:
     """Replaces the runs in `folder` by those that are all in `written`, where `prepare_folder` wanted them."""
     if written == folder:
         return
-    new, replaced = _own_parts(written), written / REPLACED
+    new, replaced = own_parts(written), written / REPLACED
     replaced.mkdir()
-    for path in _own_parts(folder):
+    for path in own_parts(folder):
         path.rename(replaced / path.name)
     for path in new:
         path.rename(folder / path.name)
@@ -109,6 +121,8 @@ def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
     torch.save(state, checkpoint)
     with written_whole(target / "checkpoint.pt") as partial:
         partial.write_bytes(checkpoint.getbuffer())
+    if run.pca is not None:
+        save_pca(run.pca, target / "pca.skops")
 
 
 def _on_cpu(state: Any) -> Any:
@@ -176,26 +190,3 @@ def write_summary(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, 
     text = json.dumps({**facts, "metrics": metrics}, indent=2, allow_nan=False)
     with written_whole(folder / "summary.json") as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
-
-
-def write_curves(folder: Path, runs: Sequence[Scores], ks: Sequence[int]) -> None:
-    """Draws aR@k over the epochs, mean of the runs and the band of one standard deviation, as `curves.png`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(ks), 4), layout="constrained")
-    for k, axes in zip(ks, figure.subplots(1, len(ks), squeeze=False)[0], strict=True):
-        metric = f"top {k}"
-        for name, colour, curves in (
-            ("train", "tab:grey", [run.train[metric] for run in runs]),
-            ("test", "tab:blue", [run.test[metric] for run in runs]),
-        ):
-            mean, sd = np.mean(curves, axis=0), np.std(curves, axis=0)
-            epochs = np.arange(1, len(mean) + 1)
-            axes.plot(epochs, mean, color=colour, label=name, marker="." if len(mean) == 1 else "")
-            axes.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
-        frozen = float(np.mean([run.frozen[metric] for run in runs]))
-        axes.axhline(frozen, color="tab:orange", linestyle="--", label="frozen features, test")
-        axes.set(title=f"aR@{k}", xlabel="epoch", ylim=(0, 1))
-        axes.legend(loc="lower right")
-    with written_whole(folder / "curves.png") as partial:
-        figure.savefig(partial, dpi=120)

@@ -442,7 +442,8 @@ def test_the_heads_that_can_be_asked_for_are_those_there_are() -> None:
 def test_the_defaults_are_the_papers() -> None:
     args = train.build_parser().parse_args(["-d", "features.npy", "-s", "runs"])
     assert (args.model, args.epochs, args.runs, args.temperature) == ("original", 150, 1, 1.0)
-    assert (args.test_split, args.k, args.seed, args.gpu) == (0.25, [1, 3], 0, None)
+    assert (args.test_split, args.k, args.seed, args.gpu) == (0.25, None, 0, None)
+    assert (args.pca_fit, args.components) == ("extract", None)
 
 
 # ---- nothing is lost
@@ -654,7 +655,7 @@ def not_finite(path: Path) -> None:
     ("write", "told"),
     [
         (no_file, "no features file could be read here (No such file or directory)"),
-        (folder, "no features file could be read here (Is a directory)"),
+        (folder, "no features files here; a folder that extract.py -s made holds <model>/features.npy"),
         (text, "not a .npy file; extract.py writes the features file"),
         (
             plain_array,

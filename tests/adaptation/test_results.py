@@ -11,11 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adaptation import results
@@ -307,35 +304,3 @@ def test_a_summary_never_holds_what_json_does_not_have(tmp_path: Path, value: fl
     with pytest.raises(ValueError, match="not JSON compliant"):
         results.write_summary(tmp_path, {"Loss": {"mean": value}}, {})
     assert list(tmp_path.iterdir()) == []
-
-
-# ---- the plot
-
-
-def pixels(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB"))
-
-
-def blue_rows(picture: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """The rows in which the test curve's blue is found, left of the legend."""
-    near = (np.abs(picture.astype(int) - [31, 119, 180]) < 12).all(-1)
-    return np.flatnonzero(near[:, : picture.shape[1] // 2].any(1))
-
-
-def test_the_plot_is_a_picture_that_shows_the_test_curve(tmp_path: Path) -> None:
-    results.write_curves(tmp_path, [drawn_run([0.4, 0.4], [0.95, 0.95])], (1,))
-    high = blue_rows(pixels(tmp_path / "curves.png"))
-    results.write_curves(tmp_path, [drawn_run([0.4, 0.4], [0.6, 0.6])], (1,))
-    low = blue_rows(pixels(tmp_path / "curves.png"))
-    assert high.size
-    assert high.max() < low.min()  # rows count from above
-
-
-def test_the_plot_has_a_part_for_every_k(tmp_path: Path, run: Run) -> None:
-    results.write_curves(tmp_path, [run], (1,))
-    one = pixels(tmp_path / "curves.png").shape
-    results.write_curves(tmp_path, [run], (1, 3))
-    assert pixels(tmp_path / "curves.png").shape == (one[0], 2 * one[1], 3)
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

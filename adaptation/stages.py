@@ -1,0 +1,193 @@
+"""From a plan to run folders: one model after the other, each looked through before and loaded when it is its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptation import plots, results, trainer
+from adaptation.comparison import Entry, Record, compare
+from adaptation.pairs import Pairs, Survey, survey
+from adaptation.reduction import Reduction, check_components
+from adaptation.sources import TRAINING_PAIRS, Source, read_facts
+from adaptation.splits import check_ks
+from adaptation.statistics import summary
+from adaptation.tables import Conditions
+from adaptation.trainer import Scores, Settings
+from common.console import table
+from common.device import device_name
+from common.errors import InputError, listed, printable
+from common.files import package_versions, sha256
+from common.progress import Bar, progress
+
+KS, KS_COMPARED = (1, 3), (1, 3, 5)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A features file that was looked through, and the folder of its runs."""
+
+    source: Source
+    survey: Survey
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all models of a call share: the settings of `runs` runs, `tested` test pairs in each, where they are
+    computed, the reduction of each run's own, and the CSV that chose the pairs."""
+
+    settings: Settings
+    runs: int
+    tested: int
+    device: torch.device
+    reduction: Reduction | None = None
+    subset: Path | None = None
+
+
+def look_through(sources: Sequence[Source], subset: Path | None, skip: bool) -> list[Survey]:
+    """Looks through all files; InputError when one cannot be trained on, or when they do not hold the same pairs."""
+    surveys: list[Survey] = []
+    for source in sources:
+        surveys.append(survey(source.path, subset, skip))
+        _check_same_pairs(surveys[0], surveys[-1])
+    return surveys
+
+
+def _check_same_pairs(first: Survey, other: Survey) -> None:
+    """InputError that names a few of the pairs which only one of two files has."""
+    one, two = set(first.names), set(other.names)
+    told = [
+        f"only {printable(str(found.path))} has {listed((' / '.join(name) for name in sorted(names)), 3)}"
+        for found, names in ((first, one - two), (other, two - one))
+        if names
+    ]
+    if told:
+        raise InputError(
+            f"the pairs are not the same: {'; '.join(told)}; extract the same pictures, or --subset what all have"
+        )
+
+
+def choose_ks(given: Sequence[int] | None, tested: int, compared: bool) -> tuple[int, ...]:
+    """The k of aR@k, ascending; of the default for comparisons those that the test pairs admit.
+
+    InputError for one that is asked for and has no meaning.
+    """
+    if given is None and compared:
+        return tuple(k for k in KS_COMPARED if k <= tested)
+    ks = tuple(sorted(set(given or KS)))
+    check_ks(ks, tested)
+    return ks
+
+
+def check_reducible(model: Model, plan: Plan) -> None:
+    """InputError when a run's own PCA cannot be fitted on the features: reduced already, or too few."""
+    if plan.reduction is None:
+        return
+    if "pca" in read_facts(model.source.path):
+        raise InputError(
+            f"{printable(str(model.source.path))}: was reduced by extract.py, on all pictures; --pca-fit train takes "
+            "the features.npy it was made from"
+        )
+    trained = len(model.survey.names) - plan.tested
+    check_components(plan.reduction.components, model.source.path, model.survey.views, trained, model.survey.width)
+
+
+def run_models(models: Sequence[Model], plan: Plan, overwrite: bool) -> list[dict[str, Any]]:
+    """Runs all models and writes their run folders; returns what each `summary.json` holds.
+
+    InputError before the first epoch where a folder holds runs that may not be replaced.
+    """
+    for model in models:
+        results.check_folder(model.folder, overwrite)
+    folders = [results.prepare_folder(model.folder, overwrite) for model in models]
+    _announce(models, plan)
+    with progress(len(models) * plan.runs * plan.settings.steps, "train", "epochs") as bar:
+        return [
+            _run_model(model, folder, plan, bar, f"{model.source.label}, " if len(models) > 1 else "")
+            for model, folder in zip(models, folders, strict=True)
+        ]
+
+
+def _announce(models: Sequence[Model], plan: Plan) -> None:
+    """Says what is about to run."""
+    first = models[0].survey
+    told = f"head {plan.settings.head} on {device_name(plan.device)}, {len(first.names):,} pairs"
+    fitted = f"; PCA to {plan.reduction.components:,} on each run's training pairs" if plan.reduction else ""
+    if len(models) == 1:
+        seen = f"{first.views} views" if first.views > 1 else "1 view (no flipped copies recognised)"
+        print(f"{told}, {seen}, {first.width:,} numbers a side{fitted}")
+        return
+    rows = [
+        [model.source.label, f"{model.survey.width:,}", str(model.survey.views), printable(str(model.source.path))]
+        for model in models
+    ]
+    print(f"{told}, {len(models)} models{fitted}\n{table(('model', 'numbers a side', 'views', 'file'), rows)}")
+
+
+def _run_model(model: Model, folder: Path, plan: Plan, bar: Bar, label: str) -> dict[str, Any]:
+    """The runs of a model, written to `folder` and put in place when all are there."""
+    pairs = model.survey.load()
+    runs = _train(pairs if plan.reduction else pairs.to(plan.device), folder, plan, bar, label)
+    results.write_average(folder, runs)
+    plots.write_curves(folder, runs, plan.settings.ks)
+    metrics, facts = summary(runs), _facts(model, plan)
+    results.write_summary(folder, metrics, facts)
+    results.put_in_place(folder, model.folder)
+    return {**facts, "metrics": metrics}
+
+
+def _train(pairs: Pairs, folder: Path, plan: Plan, bar: Bar, label: str) -> list[Scores]:
+    """The numbers of the runs, which go one after the other and are each written when done."""
+    done = []
+    for number in range(1, plan.runs + 1):
+        bar.set_postfix_str(f"{label}run {number}/{plan.runs}", refresh=False)
+        finished = trainer.train_run(pairs, plan.settings, number, lambda: bar.update(), plan.reduction)
+        results.write_run(folder, finished, pairs, plan.settings.head)
+        done.append(finished.scores())
+    return done
+
+
+def _facts(model: Model, plan: Plan) -> dict[str, Any]:
+    """What the numbers in a `summary.json` were made from."""
+    path, found = model.source.path, model.survey
+    features = {"file": str(path), "sha256": sha256(path), "views": found.views, "width": found.width}
+    if plan.reduction:
+        features["pca"] = {"fitted_on": TRAINING_PAIRS, "components": plan.reduction.components}
+    return {**shared_facts(plan, len(found.names)), "features": features}
+
+
+def shared_facts(plan: Plan, pairs: int) -> dict[str, Any]:
+    """What holds for all models of a call."""
+    subset = str(plan.subset) if plan.subset else None
+    return {
+        "settings": asdict(plan.settings) | {"runs": plan.runs, "subset": subset},
+        "pairs": {"train": pairs - plan.tested, "test": plan.tested},
+        "device": device_name(plan.device),
+        "versions": package_versions(),
+    }
+
+
+def compared(
+    models: Sequence[Model], found: Sequence[dict[str, Any]], plan: Plan
+) -> tuple[list[Record], Conditions, dict[str, Any]]:
+    """From what each `summary.json` holds the records of a comparison, what they share, and where they come from."""
+    pairs, settings = len(models[0].survey.names), plan.settings
+    entries = [_entry(model, one["metrics"], plan) for model, one in zip(models, found, strict=True)]
+    conditions = Conditions(pairs, plan.tested, plan.runs, settings.head, settings.steps, settings.temperature)
+    features = [
+        {"model": entry.label, "folder": entry.folder, **one["features"]}
+        for entry, one in zip(entries, found, strict=True)
+    ]
+    return compare(entries, settings.ks), conditions, {**shared_facts(plan, pairs), "models": features}
+
+
+def _entry(model: Model, metrics: dict[str, Any], plan: Plan) -> Entry:
+    """A model as it is compared: after its reduction, where each run has one."""
+    width = plan.reduction.components if plan.reduction else model.survey.width
+    protocol = TRAINING_PAIRS if plan.reduction else model.source.protocol
+    return Entry(model.source.label, model.folder.name, width, protocol, metrics)
