@@ -11,7 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from adaptation.pairs import Pairs, by_view, load_pairs
+from adaptation import pairs as pairs_module
+from adaptation.pairs import Pairs, by_view, load_pairs, survey
 from adaptation.splits import draw_split
 from common.errors import InputError
 from featuresExtractor.embeddings import Embeddings, FeaturesWriter, make_rows, row_type
@@ -173,3 +174,46 @@ def test_a_csv_of_other_names_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as told:
         load_pairs(write(tmp_path / "features.npy", NAMES), subset)
     assert str(told.value) == f"{subset}: none of its 2 names is among the 3 there"
+
+
+# ---- looked through before it is loaded
+
+
+def test_what_was_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
+    path = write(tmp_path / "features.npy", NAMES, views=2)
+    found = survey(path)
+    assert (found.names, found.views, found.width) == (sorted(NAMES), 2, 4)
+    expect(found.load(), sorted(NAMES), views=2)
+    subset = csv_of(tmp_path / "some.csv", "c.jpg", "b.jpg")
+    chosen = survey(path, subset)
+    assert chosen.names == [("b.jpg", "b.png"), ("c.jpg", "c.png")]
+    expect(chosen.load(), chosen.names, views=2)
+
+
+def test_the_fields_old_file_is_looked_through_too(tmp_path: Path) -> None:
+    values = numbers(NAMES, 0)
+    old = {"left": values[:, 0], "right": values[:, 1]}
+    names = {f"{side}_name": [name[place] for name in NAMES] for place, side in enumerate(("left", "right"))}
+    np.save(tmp_path / "old.npy", np.array({**old, **names}, dtype=object), allow_pickle=True)
+    found = survey(tmp_path / "old.npy")
+    assert (found.names, found.views, found.width) == (sorted(NAMES), 1, 4)
+    expect(found.load(), sorted(NAMES), views=1)
+
+
+@pytest.mark.parametrize(("names", "views"), [(NAMES[:2], 2), (NAMES, 1), ([*NAMES[:2], ("d.jpg", "d.png")], 2)])
+def test_a_file_that_was_changed_since_is_refused(tmp_path: Path, names: Sequence[tuple[str, str]], views: int) -> None:
+    found = survey(write(tmp_path / "features.npy", NAMES, views=2))
+    write(tmp_path / "features.npy", names, views)
+    with pytest.raises(InputError, match="was changed while it was worked on; start again"):
+        found.load()
+
+
+@pytest.mark.parametrize("chunk", [1, 2**26])
+@pytest.mark.parametrize("row", [0, -1])
+def test_every_value_is_looked_at(tmp_path: Path, row: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs_module, "CHUNK_BYTES", chunk)
+    path = write(tmp_path / "features.npy", NAMES, views=2)
+    survey(path)
+    np.lib.format.open_memmap(path, "r+")["right"][row, 3] = np.inf
+    with pytest.raises(InputError, match="holds values that are not finite numbers"):
+        survey(path)
