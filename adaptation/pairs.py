@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import InputError, listed
+from common.errors import InputError, listed, printable
 from common.names import read_names, select
 from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, open_features, read_pairs
 
@@ -56,7 +56,7 @@ def _chosen(names: list[tuple[str, str]], path: Path, subset: Path, skip: bool) 
     """The indices of the pairs that a CSV names."""
     chosen, missing = select([left for left, _ in names], read_names(subset), subset)
     if missing:
-        told = f"{subset}: {len(missing):,} of its names are not in {path}"
+        told = f"{subset}: {len(missing):,} of its names are not in {printable(str(path))}"
         if not skip:
             raise InputError(f"{told}: {listed(missing)}; --on-error skip leaves them out")
         print(f"{told} and are left out: {listed(missing)}", file=sys.stderr)
@@ -79,7 +79,7 @@ class Survey:
         pairs = by_view(read_pairs(self.path), self.path)
         pairs = pairs if self.chosen is None else pairs.subset(torch.tensor(self.chosen))
         if (pairs.names, *pairs.left.shape[::2]) != (self.names, self.views, self.width):
-            raise InputError(f"{self.path}: was changed while it was worked on; start again")
+            raise InputError(f"{printable(str(self.path))}: was changed while it was worked on; start again")
         return pairs
 
 

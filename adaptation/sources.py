@@ -107,7 +107,7 @@ def _label(model: str, path: Path, depth: int) -> str:
     """The model's name, with the file's stem or the last `depth` parts of its path."""
     path = path.resolve()
     parts = [path.stem] if depth == 1 else path.parts[-depth:]
-    return printable(" ".join([model, "/".join(parts)]) if depth else model)
+    return f"{model} {printable('/'.join(parts))}" if depth else model
 
 
 def _model_name(path: Path) -> str:

@@ -53,7 +53,10 @@ def look_through(sources: Sequence[Source], subset: Path | None, skip: bool) -> 
     """Looks through all files; InputError when one cannot be trained on, or when they do not hold the same pairs."""
     surveys: list[Survey] = []
     for source in sources:
-        surveys.append(survey(source.path, subset, skip))
+        try:
+            surveys.append(survey(source.path, subset, skip))
+        except InputError as error:  # which may have the name of a folder in it that nobody has looked at
+            raise InputError(printable(str(error))) from error
         _check_same_pairs(surveys[0], surveys[-1])
     return surveys
 

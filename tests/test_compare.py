@@ -351,6 +351,17 @@ def test_a_file_that_is_no_features_file_stops_all(
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_error_shows_no_control_characters_of_a_folders_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_training: None
+) -> None:
+    for name in ("a\x1b[2Jb", "c\nd"):
+        (tmp_path / name).mkdir()
+        cut(tmp_path / name / "features.npy")
+        told = refused(capsys, call(tmp_path / "runs", tmp_path / name))
+        assert told.isprintable()
+        assert "cut short" in told
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -177,6 +177,16 @@ def test_a_folder_that_takes_nothing_is_found_before_training(
     assert str(told.value) == f"{tmp_path}: no run folder could be made here (Permission denied)"
 
 
+@pytest.mark.parametrize("name", ["pca.skops", "pca.partial.skops", "checkpoint.partial.pt", "split.csv"])
+def test_a_run_that_was_cut_short_is_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run1").mkdir()
+    (tmp_path / "run1" / name).write_text("")
+    written = results.prepare_folder(tmp_path, overwrite=True)
+    make_part(written / "run2")
+    results.put_in_place(written, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run2"]
+
+
 def test_strangers_are_no_run(tmp_path: Path) -> None:
     for name in STRANGERS:
         (tmp_path / name).mkdir()

@@ -139,6 +139,11 @@ def test_models_of_one_name_are_told_apart_by_stem_then_by_folder(tmp_path: Path
     assert [source.folder for source in find_sources([one, three])] == ["m-x-m-features.npy", "m-y-m-features.npy"]
 
 
+def test_folders_that_tell_models_apart_are_shown_without_control_characters(tmp_path: Path) -> None:
+    files = [touch(tmp_path / name / "m" / "features.npy", of("m")) for name in ("x\x1b[2J", "y\n")]
+    assert all(source.label.isprintable() for source in find_sources(files))
+
+
 @pytest.mark.parametrize(("one", "other"), [("a/b", "a-b"), ("a b", "a/b"), ("Vit", "vit"), ("x", "../x")])
 def test_names_that_would_share_a_folder_are_told_apart(tmp_path: Path, one: str, other: str) -> None:
     files = [touch(tmp_path / name / f"{name}.npy", of(model)) for name, model in (("p", one), ("q", other))]
