@@ -1,11 +1,14 @@
-# make demo | test | check | docs: each sets up .venv first where needed.
+# make demo | compare | test | check | docs: each sets up .venv first where needed.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs clean
+.PHONY: demo compare test check docs clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
+
+compare: .venv/ready
+	$(BIN)/python -m demo.comparison
 
 test: .venv/ready
 	$(BIN)/python -m pytest
@@ -19,10 +22,11 @@ docs: .venv/ready
 	PYTHONPATH=. $(BIN)/python docs/make.py
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv demo-output comparison-output
 
-.venv/ready: requirements.txt requirements-demo.txt requirements-dev.txt
+.venv/ready: requirements.txt requirements-demo.txt requirements-dev.txt requirements-facenet.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-demo.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-facenet.txt
 	touch $@

@@ -1,13 +1,22 @@
 """Turns pairs of pictures into multi-layer features of a frozen pretrained network.
 
     python extract.py -d PAIRS -s FEATURES -b 64 --data-aug -p adapt-pca 256
-    python extract.py -d PAIRS -s FEATURES --model efficientnet_lite0 -p adapt
+    python extract.py -d PAIRS -s FEATURES -p adapt-pca 256 --model resnet50 --model clip_vit32_b
+    python extract.py -d PAIRS -s FEATURES -p adapt --model timm/vit_base_patch14_dinov2.lvd142m --layers norm
     python extract.py --list-models
+    python extract.py --list-layers resnet50
 
 PAIRS holds `left/` and `right/`; files of the same name (whatever their suffix) are a pair. A folder without them is
-taken as a flat folder of pictures. `FEATURES/<model>/` receives `features.npy`, a `.json` that says where the numbers
-come from, and with `adapt-pca N` also `features_pcaN.npy` and the PCA itself. Another N later uses the features that
-are already there.
+taken as a flat folder of pictures. `FEATURES/<model>/` receives the features, each file with a `.json` that says where
+the numbers come from:
+
+    -p save           every layer as it is: save_<layer>.npy (large; what is done when no -p is given)
+    -p pca N          every layer pooled, then reduced: pooled.npy, pcaN_<layer>.npy and the PCAs
+    -p adapt          layers pooled, brought to unit length, concatenated: features.npy
+    -p adapt-pca N    these reduced, as in the paper: features.npy, features_pcaN.npy and the PCA
+
+Another N later uses the features that are already there. Several models run one after the other; what failed is told
+at the end (exit code 1), and the same command again goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -16,10 +25,15 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import console
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from featuresExtractor.models import Model
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,11 +69,36 @@ def build_parser() -> argparse.ArgumentParser:
         "-p",
         "--processor",
         nargs="+",
-        required=True,
+        default=["save"],
         metavar=("NAME", "N"),
-        help="adapt: layers pooled, normalised, concatenated; adapt-pca N: also reduced to N numbers",
+        help="save, pca N, adapt or adapt-pca N, see above (default save)",
     )
-    add("--model", default="clip_rn50x4", metavar="NAME", help="backbone (default clip_rn50x4; see --list-models)")
+    add(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="backbone (default clip_rn50x4); may be given several times; all: the paper's 37 (see --list-models); "
+        "any other by its address: timm/NAME[.TAG], open_clip/ARCH/TAG, torchvision/NAME[.TAG]",
+    )
+    add(
+        "--layers",
+        metavar="A,B,C",
+        help="module paths to tap instead of the model's own; * stands for any part between two dots (see "
+        "--list-layers)",
+    )
+    add(
+        "--tokens",
+        choices=("class", "mean"),
+        help="what to take of a transformer's tokens: the class token, or the mean of the patches' tokens (default: "
+        "as the network itself pools them)",
+    )
+    add(
+        "--preprocess",
+        choices=("own", "paper"),
+        default="own",
+        help="own: as the weights were trained; paper: squashed to 224 x 224, ImageNet's mean and standard deviation, "
+        "CLIP excepted (default own)",
+    )
     add("--weights", metavar="FILE", help="local weights (.safetensors or .pt state dict), or 'random' (see --seed)")
     add("--seed", type=console.natural, default=0, metavar="N", help="seed of --weights random (default 0)")
     add("--subset", type=Path, metavar="CSV", help="only the pairs that this CSV names, such as TLL_obj.csv")
@@ -79,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="threads that read pictures (default: one a core)",
     )
     add("--list-models", action=_ListModels, nargs=0, help="show the backbones and end")
+    add("--list-layers", action=_ListLayers, metavar="MODEL", help="show a model's module paths and shapes and end")
     return parser
 
 
@@ -87,14 +127,33 @@ class _ListModels(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Called by argparse when it meets the flag."""
-        from featuresExtractor.models import HEADER, listing
 
-        print(console.table(HEADER, listing()))
-        parser.exit()
+        def show() -> int:
+            from featuresExtractor.models import HEADER, listing
+
+            print(console.table(HEADER, listing()))
+            return 0
+
+        parser.exit(console.guarded("extract.py", show))
+
+
+class _ListLayers(argparse.Action):
+    """Prints the modules of a network with the shapes that they give a picture, without its weights, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _namespace: object, name: object, *_: object) -> None:
+        """Called by argparse when it meets the flag."""
+
+        def show() -> int:
+            from featuresExtractor.layers import listing
+
+            print(console.table(("layer", "shape", ""), listing(str(name))))
+            return 0
+
+        parser.exit(console.guarded("extract.py", show))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`; returns 0, or 2 after wrong input."""
+    """Runs the command line `argv`; returns 0, 1 when one of several models failed, or 2 after wrong input."""
     args = build_parser().parse_args(argv)
     return console.guarded("extract.py", lambda: run(args))
 
@@ -102,37 +161,74 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the files; names and folders are checked before torch is imported."""
     from featuresExtractor.datasets import find_images, keep_subset
-    from featuresExtractor.models import find_model
+    from featuresExtractor.models import find_models
     from featuresExtractor.processor import parse_processor
 
-    model, processor, skip = find_model(args.model), parse_processor(args.processor), args.on_error == "skip"
+    names, processor, skip = (
+        find_models(args.model or ["clip_rn50x4"]),
+        parse_processor(args.processor),
+        args.on_error == "skip",
+    )
+    _check_single(args, names)
     dataset = find_images(args.dataset, skip)
     if args.subset:
         dataset = keep_subset(dataset, args.subset, skip)
 
     from common.device import choose_device, full_precision
-    from featuresExtractor.stages import Job, run_job
+    from featuresExtractor.stages import Job, run_all, run_job
 
     full_precision()
-    job = Job(
-        model,
-        processor,
-        dataset,
-        folder=args.save / model.name,
-        device=choose_device(args.gpu),
-        views=1 + args.data_aug,
-        batch=args.batch_size,
-        workers=args.workers or os.cpu_count() or 1,
-        weights=args.weights,
-        seed=args.seed,
-        skip=skip,
-        overwrite=args.overwrite,
-        flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-    )
+    device = choose_device(args.gpu)
+    jobs = [
+        Job(
+            model,
+            processor,
+            dataset,
+            folder=args.save / model.folder,
+            device=device,
+            views=1 + args.data_aug,
+            batch=args.batch_size,
+            workers=args.workers or os.cpu_count() or 1,
+            weights=args.weights,
+            seed=args.seed,
+            skip=skip,
+            overwrite=args.overwrite,
+            keep=len(names) > 1,
+            flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
+        )
+        for model in _models(args, names)
+    ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd pictures that can be read: it would break the bar
-        run_job(job)
+        if len(jobs) > 1:
+            return _tell(run_all(jobs), len(jobs))
+        run_job(jobs[0])
     return 0
+
+
+def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """InputError for what makes sense for one model alone."""
+    single = {"--layers": args.layers, "--weights": args.weights != "random" and args.weights}
+    if len(names) > 1 and (given := [flag for flag, value in single.items() if value]):
+        raise InputError(f"{given[0]} is of one model, and {len(names)} are asked for; extract them one by one")
+
+
+def _models(args: argparse.Namespace, names: Sequence[str]) -> list[Model]:
+    """The rows of the table, or those of addresses; layers, tokens and preprocessing as the user wants them."""
+    from featuresExtractor.layers import resolve
+    from featuresExtractor.models import as_in_the_paper
+
+    patterns = [pattern.strip() for pattern in args.layers.split(",")] if args.layers else []
+    models = [resolve(name, patterns, args.tokens) for name in names]
+    return [as_in_the_paper(model) for model in models] if args.preprocess == "paper" else models
+
+
+def _tell(failed: Mapping[str, str], count: int) -> int:
+    """The closing lines after several models; the exit code is 1 when one of them failed."""
+    print(f"\n{count - len(failed)} of {count} models done")
+    for name, reason in failed.items():
+        print(f"extract.py: {name} failed: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

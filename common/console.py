@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,9 +16,17 @@ UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, 
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:
-    """Runs `command` and returns its exit code; 2 and one line for wrong input, 130 when interrupted."""
+    """Runs `command` and returns its exit code; 2 and one line for wrong input, 130 when interrupted.
+
+    A reader that has seen enough (`| head`) is no fault.
+    """
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        return 0
     except InputError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2

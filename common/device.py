@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from pathlib import Path
 
 import torch
+
+MEMORY = Path("/proc/meminfo")
 
 
 def choose_device(gpu: bool | None) -> torch.device:
@@ -32,3 +36,12 @@ def full_precision() -> None:
     """Makes fp32 mean fp32: cuDNN would otherwise run convolutions in TF32 (10 bits of mantissa) without a word."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def available_memory() -> float:
+    """Bytes of main memory that a program can still have; infinite where the system does not tell."""
+    try:
+        lines = dict(line.split(":") for line in MEMORY.read_text(encoding="ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return math.inf

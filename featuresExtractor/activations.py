@@ -3,26 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from featuresExtractor.models import Model
+
 Reduce = Callable[[Tensor], Tensor]
 
 
-def pooled_and_normalised(activation: Tensor) -> Tensor:
-    """Mean over space, then unit L2 length (the paper's figure of the method).
+def raw(activation: Tensor) -> Tensor:
+    """The activation as it is: (N, ...) -> (N, ...) float32, without the layout that the device liked best.
 
-    A map (N, C, H, W) or a vector (N, C) -> (N, C) float32; ValueError for anything else, such as tokens (N, T, C).
+    A copy: what follows in the network, such as ReLU, may work in place.
     """
-    if activation.ndim not in (2, 4):
-        raise ValueError(f"activation of shape {tuple(activation.shape)}; (N, C, H, W) or (N, C) can be pooled")
-    vector = activation.float()  # N C H W, or N C
-    if vector.ndim == 4:
-        vector = vector.mean(dim=(2, 3))  # N C
-    return F.normalize(vector, dim=1)
+    return activation.float().clone(memory_format=torch.contiguous_format)
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether a map of one square picture is (H, W, C), as some transformers give it, and not (C, H, W)."""
+    return shape[0] == shape[1] != shape[2]
+
+
+def channels(shape: Sequence[int]) -> int:
+    """Of the shape that a layer gives one picture: C of (C,), (T, C), (C, H, W) or (H, W, C)."""
+    return shape[0] if len(shape) == 3 and not channels_last(shape) else shape[-1]
+
+
+def pooled(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
+    """A map (N, C, H, W) or (N, H, W, C), tokens (N, T, C) or a vector (N, C) -> (N, C) float32.
+
+    Maps become their mean over space. Of tokens the first, the class token, is taken (`class`), or the mean of those
+    behind the first `prefix`, which belong to no place (`mean`). ValueError for an activation of another shape.
+    """
+    values = activation.float()
+    if values.ndim == 4:
+        return values.mean((1, 2) if channels_last(values.shape[1:]) else (2, 3))
+    if values.ndim == 3:
+        return values[:, 0].clone() if tokens == "class" else values[:, prefix:].mean(1)
+    if values.ndim != 2:
+        raise ValueError(f"activation of shape {tuple(activation.shape)}; a map, tokens or a vector can be pooled")
+    return values.clone()  # what follows in the network, such as ReLU, may work in place
+
+
+def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
+    """Pooled, then brought to unit L2 length (the paper's figure of the method): -> (N, C) float32."""
+    return F.normalize(pooled(activation, tokens, prefix), dim=1)
+
+
+def reduction(name: str, model: Model) -> Reduce:
+    """What a processor does to a layer's activation: `raw`, `pooled` or `normalised`."""
+    if name == "raw":
+        return raw
+    return partial(
+        {"pooled": pooled, "normalised": pooled_and_normalised}[name], tokens=model.tokens, prefix=model.prefix
+    )
 
 
 class TappedBackbone(nn.Module):
@@ -57,9 +95,10 @@ class TappedBackbone(nn.Module):
 
 
 @torch.inference_mode()
-def concatenated(backbone: TappedBackbone, images: Tensor) -> Tensor:
-    """The layers of a batch (N, 3, H, W) side by side: (N, D)."""
-    return torch.cat(backbone(images), dim=1)
+def tapped(backbone: TappedBackbone, images: Tensor, joined: bool = True) -> list[Tensor]:
+    """The layers of a batch (N, 3, H, W): each on its own, or with `joined` side by side as one (N, D)."""
+    layers = backbone(images)
+    return [torch.cat(layers, dim=1)] if joined else layers
 
 
 @torch.inference_mode()

@@ -3,7 +3,8 @@
 One `.npy` without pickle: a structured array, a row for each item and view, originals first. For pairs its fields are
 `left (D,) float32`, `right (D,) float32`, `left_name`, `right_name` and `view` (0 original, 1 flipped); for a flat
 folder `features`, `name` and `view`. `np.load(file, mmap_mode="r")["left"]` is the N x D matrix. A `.json` of the same
-stem beside it tells where the numbers come from.
+stem beside it tells where the numbers come from. The file of a whole layer (`-p save`) is the same with the layer's
+shape, such as (C, H, W), in place of (D,).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 64 * 2**20
 
 
-def row_type(sides: Sequence[str], width: int, name_length: int) -> np.dtype[Any]:
-    """The structured type of a row with `width` numbers a side."""
+def row_type(sides: Sequence[str], shape: int | tuple[int, ...], name_length: int) -> np.dtype[Any]:
+    """The structured type of a row with D numbers a side, or with those of a whole layer, such as (C, H, W)."""
     name = f"U{max(1, name_length)}"
-    fields: list[tuple[Any, ...]] = [(side, "<f4", (width,)) for side in sides]
+    sizes = (shape,) if isinstance(shape, int) else shape
+    fields: list[tuple[Any, ...]] = [(side, "<f4", sizes) for side in sides]
     fields += [(name_field(side), name) for side in sides]
     return np.dtype([*fields, ("view", "u1")])
 
@@ -42,7 +44,7 @@ def name_field(side: str) -> str:
 
 
 def make_rows(row: np.dtype[Any], names: Sequence[Sequence[str]], features: Features, view: int) -> NDArray[Any]:
-    """Rows of one view: `names` has n rows of one name a side, `features` is (n, sides, D)."""
+    """Rows of one view: `names` has n rows of one name a side, `features` is (n, sides, ...)."""
     block = np.zeros(len(names), row)
     for number, side in enumerate(sides_of(row)):
         block[side] = features[:, number]
@@ -52,8 +54,8 @@ def make_rows(row: np.dtype[Any], names: Sequence[Sequence[str]], features: Feat
 
 
 def sides_of(row: np.dtype[Any]) -> tuple[str, ...]:
-    """The fields that hold vectors: ("left", "right") or ("features",)."""
-    return tuple(name for name in row.names or () if row[name].ndim == 1)
+    """The fields that hold features: ("left", "right") or ("features",)."""
+    return tuple(name for name in row.names or () if row[name].ndim)
 
 
 class FeaturesWriter:
@@ -202,8 +204,10 @@ def _problem(shape: tuple[int, ...], fortran: bool, row: np.dtype[Any]) -> str |
             widths = {row[side].shape for side in sides}
             floats = all(row[side].base == np.float32 for side in sides)
             texts = all(row[name_field(side)].kind == "U" for side in sides)
-            good = floats and texts and len(widths) == 1 and len(widths.pop()) == 1 and row["view"] == np.uint8
-            return None if good and shape[0] else "its fields have unexpected types or it has no rows"
+            if not (floats and texts and len(widths) == 1 and all(widths) and row["view"] == np.uint8 and shape[0]):
+                return "its fields have unexpected types or it has no rows"
+            (one,) = widths
+            return None if len(one) == 1 else f"it holds a layer of shape {one} (-p save), not vectors"
     return f"its fields are {listed(names)}, not left, right, left_name, right_name, view"
 
 

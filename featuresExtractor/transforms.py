@@ -23,14 +23,15 @@ MOST_PIXELS = 2**25  # of a resized picture, before its crop: 100 MB, some 400 t
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its pictures: short side to `resize` pixels, centre crop of `crop` x `crop`, then
-    (value / 255 - mean) / std for each of the channels R, G, B."""
+    """How a network wants its pictures: short side to `resize` pixels (with `squash` both sides, whatever becomes of
+    the picture's proportions), centre crop of `crop` x `crop`, then (value / 255 - mean) / std for each of R, G, B."""
 
     resize: int
     crop: int
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    squash: bool = False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -59,7 +60,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
     """Resized and cropped pixels, (3, crop, crop) in 0..255: the numbers of torchvision's Resize and CenterCrop."""
     rgb = to_rgb(image)
     short, size = min(rgb.size), preprocessing.resize
-    width, height = (size if side == short else int(size * side / short) for side in rgb.size)
+    width, height = (size if side == short or preprocessing.squash else int(size * side / short) for side in rgb.size)
     if width * height > MOST_PIXELS:
         raise ValueError(f"{rgb.width} x {rgb.height} pixels are too narrow: resized they would be {width} x {height}")
     resized = rgb.resize((width, height), INTERPOLATION[preprocessing.interpolation])

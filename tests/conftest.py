@@ -1,4 +1,4 @@
-"""Small things that many tests need: random pictures, a tiny backbone, and one CLIP RN50x4 for all of them."""
+"""Small things that many tests need: pictures, a tiny backbone, empty caches, and one CLIP RN50x4 for all of them."""
 
 from __future__ import annotations
 
@@ -47,25 +47,41 @@ def pairs(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
-    """A row `tiny` in the table of models: a network of 0.5 M parameters at 32 pixels, too small for many threads."""
+def one_thread() -> Iterator[None]:
+    """torch on one thread: small networks gain little by more, and lose much where other programs are at work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Model:
+    """A row `tiny` in the table of models: a network of 0.5 M parameters at 32 pixels."""
     half = (0.5, 0.5, 0.5)
     model = Model(
         name="tiny",
         family="test",
         library="timm",
         architecture="test_resnet",
-        weights="no_such_package:weights.pth",
+        tag="",
+        weights="package:no_such_package/weights.pth",
         layers={"layer1": 32, "layer3": 192, "layer4": 96},
         preprocessing=Preprocessing(36, 32, "bicubic", half, half),
         licence="none",
         source="none",
+        paper=False,
     )
     monkeypatch.setattr(models, "MODELS", (*models.MODELS, model))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield model
-    torch.set_num_threads(threads)
+    return model
+
+
+@pytest.fixture
+def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the libraries keep what they fetch: the model hub in its folder `hub`, torch in `torch`. Both empty."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "caches" / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "caches" / "torch"))
+    return tmp_path / "caches"
 
 
 @pytest.fixture(scope="session")

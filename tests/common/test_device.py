@@ -1,8 +1,11 @@
-"""The choice of a device, and full precision."""
+"""The choice of a device, full precision, and the memory that is free."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +63,27 @@ def test_full_precision_turns_tf32_off() -> None:
     device.full_precision()
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_free_memory_is_what_the_system_calls_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["MemTotal:       24541252 kB", "MemFree:   1048576 kB", "MemAvailable:    2097153 kB", "HugePages:   0"]
+    (tmp_path / "meminfo").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(device, "MEMORY", tmp_path / "meminfo")
+    assert device.available_memory() == 2097153 * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="a system without /proc")
+def test_free_memory_of_this_machine_is_less_than_it_has() -> None:
+    assert Path("/proc/meminfo") == device.MEMORY
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < device.available_memory() <= pages
+
+
+@pytest.mark.parametrize("text", [None, "MemTotal:       24541252 kB\n"])
+def test_memory_that_the_system_does_not_tell_is_no_limit(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text:
+        (tmp_path / "meminfo").write_text(text)
+    monkeypatch.setattr(device, "MEMORY", tmp_path / "meminfo")
+    assert device.available_memory() == math.inf

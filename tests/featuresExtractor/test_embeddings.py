@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import train
 from common.errors import InputError
 from featuresExtractor import embeddings
 from featuresExtractor.embeddings import FeaturesWriter, Rows, make_rows, open_features, read_pairs, row_type
@@ -109,6 +110,70 @@ def test_rows_wider_than_a_chunk_are_read_one_by_one(tmp_path: Path, monkeypatch
     write(tmp_path / "f.npy", vectors(2), [2], rows=3)
     monkeypatch.setattr(embeddings, "CHUNK_BYTES", 1)
     assert [len(chunk) for chunk in open_features(tmp_path / "f.npy").chunks()] == [1, 1, 1, 1]
+
+
+# --- whole layers ---
+
+LAYER = (4, 3, 5)  # channels, height, width
+
+
+def write_layer(path: Path, given: NDArray[np.float32], batches: Sequence[int], rows: int) -> None:
+    """Writes maps (views, count, sides, C, H, W) in batches, with room for `rows` items."""
+    views, count = given.shape[:2]
+    row = row_type(PAIR, given.shape[3:], 9)
+    with FeaturesWriter(path, row, rows, views) as writer:
+        for part in np.split(np.arange(count), np.cumsum(batches)[:-1]):
+            labels = [names(count)[number] for number in part]
+            writer.append([make_rows(row, labels, given[view, part], view) for view in range(views)])
+        writer.finish()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1000, 10**6])
+@pytest.mark.parametrize("rows", [7, 8, 12, 30])
+def test_maps_of_a_layer_are_read_back_bit_for_bit_whatever_was_left_out(
+    rows: int, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
+    given = np.random.default_rng(0).normal(size=(2, 7, 2, *LAYER)).astype(np.float32)
+    write_layer(tmp_path / "f.npy", given, [4, 1, 2], rows)
+    table = np.load(tmp_path / "f.npy", mmap_mode="r", allow_pickle=False)
+    assert isinstance(table["left"], np.memmap)
+    assert table["view"].tolist() == [0] * 7 + [1] * 7
+    for side, field in enumerate(PAIR):
+        assert (table[field].shape, table[field].dtype) == ((14, *LAYER), np.dtype("<f4"))
+        assert np.array_equal(table[field], given[:, :, side].reshape(14, *LAYER))
+        assert table[f"{field}_name"].tolist() == [item[side] for item in names(7)] * 2
+
+
+def test_file_of_a_layer_is_what_numpy_itself_would_write(tmp_path: Path) -> None:
+    write_layer(tmp_path / "f.npy", np.ones((2, 3, 2, *LAYER), np.float32), [2, 1], 5)
+    np.save(tmp_path / "numpy.npy", np.load(tmp_path / "f.npy"))
+    assert (tmp_path / "f.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+def test_file_of_a_layer_is_no_file_of_vectors(tmp_path: Path) -> None:
+    write_layer(tmp_path / "f.npy", np.ones((1, 3, 2, *LAYER), np.float32), [3], 3)
+    told = "not a features file: it holds a layer of shape (4, 3, 5) (-p save), not vectors; extract.py writes one"
+    assert refusal(tmp_path / "f.npy") == told
+
+
+def test_layer_that_gives_vectors_is_a_features_file(tmp_path: Path) -> None:
+    write_layer(tmp_path / "f.npy", np.ones((1, 3, 2, 5), np.float32), [3], 3)
+    assert open_features(tmp_path / "f.npy").width == 5
+
+
+def test_row_of_a_layer_is_its_map_and_its_names() -> None:
+    row = row_type(("features",), LAYER, 2)
+    assert row["features"].shape == LAYER
+    assert row.itemsize == 4 * 4 * 3 * 5 + 2 * 4 + 1
+    assert row_type(PAIR, 5, 9) == row_type(PAIR, (5,), 9)
+
+
+def test_training_on_a_layer_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_layer(tmp_path / "f.npy", np.ones((2, 3, 2, *LAYER), np.float32), [3], 3)
+    assert train.main(["-d", str(tmp_path / "f.npy"), "-s", str(tmp_path / "run"), "--cpu"]) == 2
+    assert "it holds a layer of shape (4, 3, 5) (-p save), not vectors" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npy"]
 
 
 def test_flat_folder_has_features_and_names(tmp_path: Path) -> None:
@@ -239,11 +304,16 @@ def test_hostile_header_is_refused(header: str, version: int, tmp_path: Path, mo
                 fields(("<f8", (3,))),
                 fields(right=(">f4", (3,))),
                 fields(right=("<f4", (4,))),
-                fields(("<f4", (3, 2)), ("<f4", (3, 2))),
+                fields(("<f4", (3, 2)), ("<f4", (3, 3))),
+                fields(("<f8", (3, 2)), ("<f8", (3, 2))),
                 fields(("<f4",), ("<f4",)),
                 fields(name="|S4"),
                 fields(view="<i8"),
             )
+        ),
+        *(
+            (header_of(fields(layer, layer)), f"it holds a layer of shape {layer[1]} (-p save), not vectors")
+            for layer in (("<f4", (3, 2)), ("<f4", (2, 3, 4)), ("<f4", (1, 1, 1)))
         ),
         (header_of(fields(), (0,)), "its fields have unexpected types or it has no rows"),
     ],

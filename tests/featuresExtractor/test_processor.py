@@ -14,20 +14,34 @@ from common.errors import InputError
 from featuresExtractor import embeddings
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
 from featuresExtractor.pca import load_pca
-from featuresExtractor.processor import Processor, parse_processor, reduce_features
+from featuresExtractor.processor import (
+    Processor,
+    Reduction,
+    made_from,
+    parse_processor,
+    reduce_features,
+)
 
 CPU = torch.device("cpu")
 
 
 def test_allowed_words_are_understood() -> None:
+    assert parse_processor(["save"]) == Processor("save", None)
+    assert parse_processor(["pca", "256"]) == Processor("pca", 256)
     assert parse_processor(["adapt"]) == Processor("adapt", None)
     assert parse_processor(["adapt-pca", "256"]) == Processor("adapt-pca", 256)
-    assert [str(parse_processor(words)) for words in (["adapt"], ["adapt-pca", "8"])] == ["adapt", "adapt-pca 8"]
+    for words in ("save", "pca 8", "adapt", "adapt-pca 8"):
+        assert str(parse_processor(words.split())) == words
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("save 3", "processor 'save 3': save takes no number"),
+        ("pca", "processor 'pca': pca takes a number of components, such as 256"),
+        ("pca 1 2", "processor 'pca 1 2': pca takes a number of components, such as 256"),
+        ("pca -p", "processor 'pca -p': '-p' is not a whole number above 0"),
+        ("pca 1234567890", "processor 'pca 1234567890': '1234567890' is not a whole number above 0"),
         ("adapt-pca", "processor 'adapt-pca': adapt-pca takes a number of components, such as 256"),
         ("adapt-pca 1 2", "processor 'adapt-pca 1 2': adapt-pca takes a number of components, such as 256"),
         ("adapt 256", "processor 'adapt 256': adapt takes no number"),
@@ -40,14 +54,75 @@ def test_allowed_words_are_understood() -> None:
 def test_words_that_do_not_go_together_are_told_with_those_that_do(words: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_processor(words.split())
-    assert str(caught.value) == f"{message}; allowed: adapt, or adapt-pca N"
+    assert str(caught.value) == f"{message}; allowed: save, pca N, adapt, or adapt-pca N"
 
 
-@pytest.mark.parametrize(("word", "hint"), [("adapt_pca", "; did you mean 'adapt-pca'?"), ("xyz", ";")])
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("adapt_pca", "; did you mean 'adapt-pca'?"), ("safe", "; did you mean 'save'?"), ("xyz", ";"), ("", ";")],
+)
 def test_unknown_word_is_told_with_the_nearest_one(word: str, hint: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_processor([word])
-    assert str(caught.value) == f"unknown processor '{word}'{hint} allowed: adapt, or adapt-pca N"
+    assert str(caught.value) == f"unknown processor '{word}'{hint} allowed: save, pca N, adapt, or adapt-pca N"
+
+
+LAYERS = {"layer1": 4, "trunk.norm": 1, "attnpool": 7}
+
+
+def test_backbones_outputs_go_to_one_file_or_to_one_a_layer() -> None:
+    assert Processor("save").outputs(list(LAYERS)) == ["save_layer1", "save_trunk.norm", "save_attnpool"]
+    assert Processor("pca", 3).outputs(list(LAYERS)) == ["pooled"]
+    assert Processor("adapt").outputs(list(LAYERS)) == ["features"]
+    assert Processor("adapt-pca", 3).outputs(list(LAYERS)) == ["features"]
+
+
+def test_layers_are_left_as_they_are_or_pooled_or_normalised_too() -> None:
+    kinds = {name: Processor(name).kind for name in ("save", "pca", "adapt", "adapt-pca")}
+    activations = {name: kind.activation for name, kind in kinds.items()}
+    assert activations == {"save": "raw", "pca": "pooled", "adapt": "normalised", "adapt-pca": "normalised"}
+
+
+def test_pca_of_each_layer_has_the_columns_of_that_layer() -> None:
+    assert Processor("pca", 3).reductions(LAYERS) == [
+        Reduction("pooled", 0, 4, "pca3_layer1", "pca3_layer1", "layer1"),
+        Reduction("pooled", 4, 5, "pca3_trunk.norm", "pca3_trunk.norm", "trunk.norm"),
+        Reduction("pooled", 5, 12, "pca3_attnpool", "pca3_attnpool", "attnpool"),
+    ]
+    assert [part.columns for part in Processor("pca", 3).reductions(LAYERS)] == [slice(0, 4), slice(4, 5), slice(5, 12)]
+
+
+def test_pca_of_all_layers_has_all_columns() -> None:
+    assert Processor("adapt-pca", 9).reductions(LAYERS) == [Reduction("features", 0, 12, "features_pca9", "pca9")]
+
+
+@pytest.mark.parametrize("name", ["save", "adapt"])
+def test_without_a_number_nothing_is_reduced(name: str) -> None:
+    assert Processor(name).reductions(LAYERS) == []
+
+
+@pytest.mark.parametrize("name", ["pca", "adapt-pca"])
+def test_every_file_of_a_reduction_is_known_as_made_from_its_source(name: str) -> None:
+    for part in Processor(name, 12).reductions(LAYERS):
+        for file in (f"{part.target}.npy", f"{part.target}.json", f"{part.pca}.skops"):
+            made = [source for source in ("features", "pooled", "save_layer1") if made_from(source, file)]
+            assert made == [part.source]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *(
+            f"{stem}.{kind}"
+            for stem in ("features", "pooled", "save_layer1", "pca", "pca3")
+            for kind in ("npy", "json")
+        ),
+        *("features_pca.npy", "features_pcax.npy", "features_pca_mine.npy", "pca_notes.skops", "xpca3.skops"),
+        *("features_pca3.npy.old", "pca3_.npy", "pca3_layer1.txt", "my_pca3_layer1.npy", "features_pca3.skops"),
+    ],
+)
+def test_other_files_are_not_taken_for_made_from_features(file: str) -> None:
+    assert not any(made_from(source, file) for source in ("features", "pooled", "save_layer1"))
 
 
 def write(path: Path, count: int, width: int, sides: tuple[str, ...]) -> None:
@@ -80,6 +155,20 @@ def test_reduction_is_a_pca_fitted_on_all_sides_and_views(
         assert np.array_equal(after[name], before[name])
         assert after.dtype[name] == before.dtype[name]
     assert np.array_equal(load_pca(pca_file).components_, pca.components_)
+
+
+def test_reduction_of_some_columns_is_that_of_a_file_of_those_alone(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", 20, 7, ("left", "right"))
+    whole = np.load(tmp_path / "f.npy")
+    row = row_type(("left", "right"), 3, 12)
+    part = np.zeros(len(whole), row)
+    for name in row.names or ():
+        part[name] = whole[name][:, 2:5] if name in ("left", "right") else whole[name]
+    np.save(tmp_path / "part.npy", part)
+    for source, columns in (("f", slice(2, 5)), ("part", slice(None))):
+        reduce_features(tmp_path / f"{source}.npy", tmp_path / f"{source}_r.npy", tmp_path / "p.skops", 2, CPU, columns)
+    assert np.array_equal(np.load(tmp_path / "f_r.npy"), np.load(tmp_path / "part_r.npy"))
+    assert load_pca(tmp_path / "p.skops").n_features_in_ == 3
 
 
 def test_chunks_do_not_matter_to_the_reduction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from common.errors import InputError
 from featuresExtractor import provenance
 from featuresExtractor.datasets import Dataset, Skipped, find_images
 from featuresExtractor.extractor import Report
-from featuresExtractor.models import find_model
+from featuresExtractor.models import PAPER_224, as_in_the_paper, find_model
 from featuresExtractor.weights import Weights
 
 MODEL = find_model("clip_rn50x4")
@@ -51,8 +51,32 @@ def test_settings_are_what_the_numbers_depend_on(dataset: Dataset) -> None:
     assert chosen["preprocessing"]["interpolation"] == "bicubic"
     assert chosen["views"] == ["original"]
     assert chosen["precision"] == "fp32"
+    assert chosen["network"] == {"library": "open_clip", "architecture": "RN50x4", "tag": "openai"}
+    assert chosen["preprocess"] == "own"
+    assert chosen["tokens"] == {"pooled": "mean", "not of the picture": 0}
     assert chosen["dataset"] == {"kind": "pairs", "found": 2, "fingerprint": dataset.fingerprint()}
     assert provenance.settings(MODEL, WEIGHTS, dataset, 2)["views"] == ["original", "flipped"]
+
+
+def test_settings_tell_what_became_of_the_layers(dataset: Dataset) -> None:
+    told = {
+        name: provenance.settings(MODEL, WEIGHTS, dataset, 1, name)["pooling"]
+        for name in ("raw", "pooled", "normalised")
+    }
+    assert told == {
+        "raw": "none: each layer as it is",
+        "pooled": "mean over space",
+        "normalised": "mean over space, then unit L2 length, each layer",
+    }
+    assert provenance.settings(MODEL, WEIGHTS, dataset, 1)["pooling"] == told["normalised"]
+
+
+def test_settings_tell_the_papers_preprocessing(dataset: Dataset) -> None:
+    paper = as_in_the_paper(find_model("resnet18"))
+    chosen = provenance.settings(paper, WEIGHTS, dataset, 1)
+    assert chosen["preprocess"] == "paper"
+    assert (chosen["preprocessing"]["squash"], chosen["preprocessing"]["crop"]) == (True, 224)
+    assert provenance.settings(as_in_the_paper(MODEL), WEIGHTS, dataset, 1)["preprocess"] == "own"
 
 
 def test_record_tells_settings_versions_flags_and_what_was_left_out(tmp_path: Path, dataset: Dataset) -> None:
@@ -79,6 +103,7 @@ def test_reduced_features_tell_their_source_too(features: Path) -> None:
     assert pca == {
         "flags": {"overwrite": True},
         "components": 4,
+        "layer": "all",
         "fitted_on": "all vectors of the source, all sides and views",
         "whitening": False,
         "explained_variance": 0.75,
@@ -88,12 +113,51 @@ def test_reduced_features_tell_their_source_too(features: Path) -> None:
     assert told == facts(features)
 
 
+def test_features_reduced_from_one_layer_tell_which(features: Path) -> None:
+    reduced = features.with_name("pca4_layer3.npy")
+    provenance.record_reduced(reduced, features, 4, 0.5, {}, "layer3")
+    assert facts(reduced)["pca"]["layer"] == "layer3"
+
+
 def test_no_file_is_not_the_same(tmp_path: Path, dataset: Dataset) -> None:
     assert not provenance.same_features(tmp_path / "f.npy", provenance.settings(MODEL, WEIGHTS, dataset, 2))
 
 
 def test_file_made_in_the_same_way_is_the_same(features: Path, dataset: Dataset) -> None:
     assert provenance.same_features(features, provenance.settings(MODEL, WEIGHTS, dataset, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"library": "timm"}, "network"),
+        ({"architecture": "RN50"}, "network"),
+        ({"tag": "yfcc15m"}, "network"),
+        ({"tokens": "class"}, "tokens"),
+        ({"prefix": 1}, "tokens"),
+        ({"preprocessing": PAPER_224}, "preprocess, preprocessing"),
+        ({"layers": {**MODEL.layers, "layer1": 321}}, "layers"),
+    ],
+)
+def test_another_network_pooling_or_preprocessing_is_named(
+    change: dict[str, Any], named: str, features: Path, dataset: Dataset
+) -> None:
+    chosen = provenance.settings(replace(MODEL, **change), WEIGHTS, dataset, 2)
+    with pytest.raises(InputError, match=f"already there, made with other {named}; --overwrite"):
+        provenance.same_features(features, chosen)
+
+
+def test_pooled_and_normalised_layers_are_not_the_same(features: Path, dataset: Dataset) -> None:
+    with pytest.raises(InputError, match="made with other pooling; --overwrite"):
+        provenance.same_features(features, provenance.settings(MODEL, WEIGHTS, dataset, 2, "pooled"))
+
+
+@pytest.mark.parametrize("field", ["licence", "source", "family"])
+def test_what_the_numbers_do_not_depend_on_makes_no_other_features(
+    field: str, features: Path, dataset: Dataset
+) -> None:
+    same = replace(MODEL, **{field: "x", "weights": "elsewhere"})  # type: ignore[arg-type]
+    assert provenance.same_features(features, provenance.settings(same, WEIGHTS, dataset, 2))
 
 
 def test_every_other_setting_is_named(features: Path, dataset: Dataset) -> None:

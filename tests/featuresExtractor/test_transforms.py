@@ -11,12 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision import transforms as tv  # type: ignore[import-untyped]
+from torchvision import transforms as tv
 
-from featuresExtractor.models import MODELS, find_model
+from featuresExtractor.models import MODELS, as_in_the_paper, find_model
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise, prepare, to_rgb
 
 CLIP = find_model("clip_rn50x4").preprocessing
+DISTINCT = {model.preprocessing for model in MODELS} | {as_in_the_paper(model).preprocessing for model in MODELS}
 MODES = {"bilinear": tv.InterpolationMode.BILINEAR, "bicubic": tv.InterpolationMode.BICUBIC}
 SIZES = [
     (200, 245),
@@ -40,7 +41,8 @@ def random_rgb(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """torchvision's Resize and CenterCrop on the Pillow picture, as (3, H, W)."""
-    resize = tv.Resize(preprocessing.resize, MODES[preprocessing.interpolation])
+    size = [preprocessing.resize] * 2 if preprocessing.squash else preprocessing.resize
+    resize = tv.Resize(size, MODES[preprocessing.interpolation])
     cropped = tv.CenterCrop(preprocessing.crop)(resize(image))
     return np.asarray(cropped).transpose(2, 0, 1)
 
@@ -59,7 +61,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> Image.Image:
 @pytest.mark.parametrize("size", SIZES)
 def test_pixels_are_torchvisions_to_the_last_bit(size: tuple[int, int]) -> None:
     image = random_rgb(size)
-    for preprocessing in [model.preprocessing for model in MODELS]:
+    for preprocessing in DISTINCT:
         assert np.array_equal(prepare(image, preprocessing), torchvision_pixels(image, preprocessing))
 
 
@@ -70,6 +72,38 @@ def test_crops_of_odd_and_even_margins_are_torchvisions(resize: int, crop: int, 
     for size in [(64, 64), (97, 70), (70, 97), (101, 65)]:
         image = random_rgb(size)
         assert np.array_equal(prepare(image, preprocessing), torchvision_pixels(image, preprocessing))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", MODES)
+def test_squashed_pixels_are_torchvisions_to_the_last_bit(size: tuple[int, int], interpolation: str) -> None:
+    image = random_rgb(size)
+    for resize, crop in [(224, 224), (64, 51)]:
+        squashed = tv.Resize((resize, resize), MODES[interpolation])(image)
+        assert squashed.size == (resize, resize)
+        expected = np.asarray(tv.CenterCrop(crop)(squashed)).transpose(2, 0, 1)
+        preprocessing = replace(CLIP, resize=resize, crop=crop, interpolation=interpolation, squash=True)
+        assert np.array_equal(prepare(image, preprocessing), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_base_patch16_224", "facenet", "bit_m_r50x1", "clip_vit32_b"])
+@pytest.mark.parametrize("size", [(200, 245), (3, 500), (577, 431)])
+def test_pictures_are_made_ready_as_in_the_paper(name: str, size: tuple[int, int]) -> None:
+    """Resize((224, 224)), ToTensor and ImageNet's Normalize, as the paper's code has it; CLIP's as CLIP wants it."""
+    image, model = random_rgb(size), as_in_the_paper(find_model(name))
+    steps = [tv.Resize((224, 224)), tv.ToTensor(), tv.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    if name == "clip_vit32_b":
+        mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+        steps = [tv.Resize(224, MODES["bicubic"]), tv.CenterCrop(224), tv.ToTensor(), tv.Normalize(mean, std)]
+    pixels = torch.from_numpy(prepare(image, model.preprocessing))
+    assert torch.equal(normalise(pixels[None], model.preprocessing)[0], tv.Compose(steps)(image))
+
+
+def test_a_squashed_picture_is_never_too_narrow() -> None:
+    squash = replace(CLIP, squash=True)
+    assert prepare(Image.new("RGB", (30_000, 1)), squash).shape == (3, 288, 288)
+    with pytest.raises(ValueError, match="30000 x 1 pixels are too narrow"):
+        prepare(Image.new("RGB", (30_000, 1)), CLIP)
 
 
 def test_prepared_pixels_are_contiguous_bytes() -> None:

