@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.console import guarded, table
-from common.errors import InputError
 from demo.pairs import draw_pairs
+from demo.steps import make_anew, run_commands
 
-PROJECT = Path(__file__).resolve().parent.parent
-MARK = "sample.txt"
 KS = (1, 3, 5)
 EXTRACT = "extract.py -d {pairs} -s {features} -b 64 --data-aug -p adapt-pca 256 --model efficientnet_lite0"
 TRAIN = (
@@ -43,30 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def demonstrate(folder: Path) -> int:
     """Draws, extracts, trains and prints the table; each command is shown before it runs."""
-    _make_anew(folder)
+    make_anew(folder)
     places = {"pairs": folder / "pairs", "features": folder / "features", "run": folder / "run"}
     print(f"{draw_pairs(places['pairs']):,} sample pairs drawn in {places['pairs']}")
-    for command in (EXTRACT, TRAIN):
-        words = [word.format(**places) for word in command.split()]
-        print(f"\n$ python {shlex.join(words)}", flush=True)
-        if code := subprocess.run([sys.executable, *words], cwd=PROJECT, check=False).returncode:
-            return code
-    _report(places["run"])
-    return 0
-
-
-def _make_anew(folder: Path) -> None:
-    """Empties a folder that an earlier demonstration made; any other that is not empty is left alone."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give a folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise InputError(f"{folder}: not empty and not made by the demonstration; give another folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{folder}: no folder could be made here ({error.strerror})") from error
-    (folder / MARK).write_text("made by `make demo`, which makes it anew each time\n", encoding="utf-8")
+    code = run_commands([[word.format(**places) for word in command.split()] for command in (EXTRACT, TRAIN)])
+    if not code:
+        _report(places["run"])
+    return code
 
 
 def _report(run: Path) -> None:

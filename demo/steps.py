@@ -1,0 +1,38 @@
+"""What the demonstration and the comparison share: a folder made anew, and commands that are shown before they run."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import InputError
+
+PROJECT = Path(__file__).resolve().parent.parent
+MARK = "sample.txt"
+
+
+def make_anew(folder: Path) -> None:
+    """Empties a folder that an earlier demonstration made; any other that is not empty is left alone."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise InputError(f"{folder}: not empty and not made by the demonstration; give another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder could be made here ({error.strerror})") from error
+    (folder / MARK).write_text("made by the demonstration, which makes it anew each time\n", encoding="utf-8")
+
+
+def run_commands(commands: Sequence[Sequence[str]]) -> int:
+    """Shows and runs one command of this project after the other; the exit code of the first that fails, or 0."""
+    for words in commands:
+        print(f"\n$ python {shlex.join(words)}", flush=True)
+        if code := subprocess.run([sys.executable, *words], cwd=PROJECT, check=False).returncode:
+            return code
+    return 0
