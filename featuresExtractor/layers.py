@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError, nearest
-from featuresExtractor.activations import channels, channels_last
+from featuresExtractor.activations import channels
 from featuresExtractor.libraries import describe, skeleton, timm_name
 from featuresExtractor.models import Model, find_model
 
@@ -32,22 +33,40 @@ def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) 
         network = skeleton(model)
         shapes = output_shapes(model, network)
         chosen = matching(model, patterns, shapes) if patterns else stages(model, network, shapes)
-        layers = {layer: channels(_shape_of(model, layer, shapes)) for layer in chosen}
-        model = with_tokens(replace(model, layers=layers), network)
+        tapped = {layer: _shape_of(model, layer, shapes) for layer in chosen}
+        layers = {layer: channels(shape) for layer, shape in tapped.items()}
+        model = with_tokens(replace(model, layers=layers), network, tapped)
     if tokens == "class" and not model.prefix:
         raise InputError(f"{name}: has no class token; --tokens mean is possible")
     return replace(model, tokens=tokens) if tokens else model
 
 
-def with_tokens(model: Model, network: nn.Module) -> Model:
+def with_tokens(model: Model, network: nn.Module, tapped: Mapping[str, tuple[int, ...]]) -> Model:
     """The model with its tokens pooled as the network itself does it: its class token if it looks at that, else the
-    mean of its patches' tokens, without class token and registers."""
+    mean of its patches' tokens, without class token and registers.
+
+    Some networks add their class token late. InputError when some of the `tapped` layers (and their shapes) have it
+    and others do not.
+    """
     trunk = getattr(network, "trunk", network)
     prefix = getattr(trunk, "num_prefix_tokens", None)
     if prefix is None:
         prefix = int(any(hasattr(trunk, name) for name in ("class_embedding", "class_token")))
+    counts = {layer: shape[0] for layer, shape in tapped.items() if len(shape) == 2}
+    bare = [layer for layer, count in counts.items() if _is_square(count) and not _is_square(count - prefix)]
+    if bare and len(bare) < len(counts):
+        (other,) = [layer for layer in counts if layer not in bare][:1]
+        raise InputError(
+            f"{model.name}: layer {bare[0]} has no class token yet and {other} has one; tap them apart with --layers"
+        )
+    prefix = 0 if bare else prefix
     pool = getattr(trunk, "global_pool", None) or getattr(trunk, "pool_type", "token")
     return replace(model, tokens="class" if prefix and pool in ("token", "tok") else "mean", prefix=prefix)
+
+
+def _is_square(count: int) -> bool:
+    """Whether so many tokens are the patches of a square picture, and no others."""
+    return count >= 0 and math.isqrt(count) ** 2 == count
 
 
 @torch.inference_mode()
@@ -137,7 +156,7 @@ def _last_of_each_size(shapes: Shapes) -> Iterator[str]:
     for path in outer:
         shape = shapes[path]
         if f"{path}." not in CONTAINERS and shape and len(shape) == 3 and shape[1] > 1:
-            last[shape[0] if channels_last(shape) else shape[1]] = path
+            last[shape[1]] = path  # a height or width, wherever the channels are
     yield from last.values()
 
 

@@ -22,6 +22,11 @@ def build(model: Model) -> nn.Module:
     """The network of `model`, its weights drawn from torch's generator; where nothing can be built, InputError."""
     try:
         return BUILDERS[model.library](model)
+    except RuntimeError as error:  # of a library that misses something, or finds no memory
+        if torch.empty(0).is_meta:
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"{model.name}: {model.library} cannot build it here: {reason}") from error
     except ImportError as error:
         wanted = "pip install requests && pip install --no-deps facenet-pytorch"
         raise InputError(f"{model.name}: needs the package {error.name}: {wanted}") from error
@@ -109,8 +114,18 @@ def describe(address: str) -> Model:
     return DESCRIBERS[library](address, rest)
 
 
-def _row(address: str, library: str, architecture: str, tag: str, weights: str, pictures: Preprocessing) -> Model:
-    return Model(address, library, library, architecture, tag, weights, {}, pictures, "", library, paper=False)
+def _row(
+    address: str,
+    library: str,
+    architecture: str,
+    tag: str,
+    weights: str,
+    pictures: Preprocessing,
+    options: Mapping[str, object] | None = None,
+) -> Model:
+    return Model(
+        address, library, library, architecture, tag, weights, {}, pictures, "", library, options or {}, paper=False
+    )
 
 
 def _known(address: str, name: str, names: Sequence[str], what: str) -> None:
@@ -120,8 +135,8 @@ def _known(address: str, name: str, names: Sequence[str], what: str) -> None:
 
 def _known_tag(address: str, tag: str, tags: Sequence[str]) -> None:
     if tag not in tags:
-        there = listed(sorted(tags), 20) if tags else "there are none"
-        raise InputError(f"{address}: no weights tagged '{tag}'; there are: {there}")
+        there = f"there are: {listed(sorted(tags), 20)}" if tags else "there are none"
+        raise InputError(f"{address}: no weights tagged '{tag}'; {there}")
 
 
 def _describe_timm(address: str, name: str) -> Model:
@@ -209,7 +224,15 @@ def _describe_torchvision(address: str, name: str) -> Model:
         tuple(own.mean),
         tuple(own.std),
     )
-    return _row(address, "torchvision", architecture, weights.name, weights.url, pictures)
+    options = _torchvision_options(architecture, pictures.crop)
+    return _row(address, "torchvision", architecture, weights.name, weights.url, pictures, options)
+
+
+def _torchvision_options(architecture: str, size: int) -> dict[str, object]:
+    """What torchvision sets by itself when it loads pretrained weights."""
+    if architecture in ("googlenet", "inception_v3"):
+        return {"transform_input": True, "init_weights": False}
+    return {"image_size": size} if architecture.startswith("vit_") else {}
 
 
 DESCRIBERS: dict[str, Callable[[str, str], Model]] = {

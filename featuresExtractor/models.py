@@ -201,7 +201,7 @@ def find_model(name: str) -> Model:
     if name not in names:
         raise InputError(
             f"unknown model '{name}'{nearest(name, names)} extract.py --list-models shows all; any other network has "
-            "an address: timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME"
+            "an address: timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.TAG]"
         )
     return MODELS[names.index(name)]
 

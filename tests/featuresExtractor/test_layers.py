@@ -283,3 +283,30 @@ def test_class_token_of_a_network_without_one_is_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
         resolve(name, tokens="class")
     assert str(caught.value) == f"{name}: has no class token; --tokens mean is possible"
+
+
+@pytest.mark.parametrize("name", ["timm/cait_xxs24_224", "timm/xcit_nano_12_p8_224"])
+def test_network_that_adds_its_class_token_late_is_not_taken_to_have_it_before(name: str) -> None:
+    model = resolve(name)
+    assert (model.tokens, model.prefix) == ("mean", 0)
+
+
+def test_layer_before_the_class_token_has_patches_alone() -> None:
+    model = resolve("dino_vits16", ["patch_embed"])
+    assert (model.tokens, model.prefix) == ("mean", 0)
+    with pytest.raises(InputError, match="has no class token"):
+        resolve("dino_vits16", ["patch_embed"], tokens="class")
+
+
+@pytest.mark.parametrize("patterns", [["patch_embed", "norm"], ["norm", "blocks.0", "patch_embed"]])
+def test_layers_with_and_without_a_class_token_are_not_tapped_together(patterns: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve("dino_vits16", patterns)
+    assert str(caught.value) == (
+        "dino_vits16: layer patch_embed has no class token yet and norm has one; tap them apart with --layers"
+    )
+
+
+def test_transformer_of_larger_pictures_is_built_for_them() -> None:
+    model = resolve("torchvision/vit_b_16.IMAGENET1K_SWAG_E2E_V1")
+    assert (model.preprocessing.crop, model.options) == (384, {"image_size": 384})

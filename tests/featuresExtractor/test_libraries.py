@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import open_clip
@@ -237,7 +238,7 @@ def test_unknown_architecture_is_told_with_the_nearest_one(address: str, start: 
     [
         ("torchvision/resnet18.V9", "no weights tagged 'V9'; there are: DEFAULT, IMAGENET1K_V1"),
         ("timm/efficientnet_b3.best", "no weights tagged 'best'; there are: ra2_in1k"),
-        ("timm/botnet50ts_256.best", "no weights tagged 'best'; there are: there are none"),
+        ("timm/botnet50ts_256.best", "no weights tagged 'best'; there are none"),
         ("open_clip/RN50x4", "no weights tagged ''; there are: openai"),
         ("open_clip/RN50x4/laion", "no weights tagged 'laion'; there are: openai"),
     ],
@@ -268,3 +269,19 @@ def test_longest_side_of_open_clip_is_refused(monkeypatch: pytest.MonkeyPatch) -
     config = {**open_clip.get_pretrained_cfg("RN50", "openai"), "resize_mode": "longest"}
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: config)
     assert "takes pictures of 224 pixels, mode longest; only square ones" in refusal("open_clip/RN50/openai")
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_pictures_are_rescaled_as_torchvision_does_for_its_pretrained_weights(name: str) -> None:
+    """With weights, torchvision sets `transform_input`; here nothing is fetched, and it is told without the weights."""
+    network: Any = skeleton(describe(f"torchvision/{name}"))
+    assert network.transform_input is True
+
+
+@pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed, and nothing is missing")
+@pytest.mark.parametrize("address", ["open_clip/roberta-ViT-B-32/laion2b_s12b_b32k", "open_clip/nllb-clip-base/v1"])
+def test_network_that_its_library_cannot_build_is_told_in_a_line(address: str) -> None:
+    with pytest.raises(InputError) as caught:
+        skeleton(describe(address))
+    assert str(caught.value).startswith(f"{address}: open_clip cannot build it here: ")
+    assert "\n" not in str(caught.value)
