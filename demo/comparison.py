@@ -26,7 +26,7 @@ PACKAGED = {
 }
 FLOOR = ("resnet18", "clip_vit32_b")
 EXTRACT = "extract.py -d {pairs} -s {features} -b 64 --data-aug -p adapt-pca 256"
-TRAIN = "train.py -d {features} -s {run} -e 150 -r 10 -t 15 --test-split 0.25 -k 1 3 5"
+TRAIN = "train.py -d {features} -s {run} -e 150 -r 5 -t 15 --test-split 0.25 -k 1 3 5"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
