@@ -33,7 +33,10 @@ from common import console
 from common.errors import InputError
 
 if TYPE_CHECKING:
+    from featuresExtractor.datasets import Dataset
     from featuresExtractor.models import Model
+    from featuresExtractor.processor import Processor
+    from featuresExtractor.stages import Job
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("own", "paper"),
         default="own",
         help="own: as the weights were trained; paper: squashed to 224 x 224, ImageNet's mean and standard deviation, "
-        "CLIP excepted (default own)",
+        "except where CLIP's mean and deviation are wanted (default own)",
     )
     add("--weights", metavar="FILE", help="local weights (.safetensors or .pt state dict), or 'random' (see --seed)")
     add("--seed", type=console.natural, default=0, metavar="N", help="seed of --weights random (default 0)")
@@ -164,22 +167,35 @@ def run(args: argparse.Namespace) -> int:
     from featuresExtractor.models import find_models
     from featuresExtractor.processor import parse_processor
 
-    names, processor, skip = (
-        find_models(args.model or ["clip_rn50x4"]),
-        parse_processor(args.processor),
-        args.on_error == "skip",
-    )
+    names, processor = find_models(args.model or ["clip_rn50x4"]), parse_processor(args.processor)
     _check_single(args, names)
-    dataset = find_images(args.dataset, skip)
+    dataset = find_images(args.dataset, args.on_error == "skip")
     if args.subset:
-        dataset = keep_subset(dataset, args.subset, skip)
+        dataset = keep_subset(dataset, args.subset, args.on_error == "skip")
 
-    from common.device import choose_device, full_precision
-    from featuresExtractor.stages import Job, run_all, run_job
+    from common.device import full_precision
+    from featuresExtractor.stages import run_all, run_job
 
     full_precision()
+    models, failed = _models(args, names)
+    jobs = _jobs(args, models, processor, dataset, keep=len(names) > 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd pictures that can be read: it would break the bar
+        if len(names) > 1:
+            return _tell(failed | run_all(jobs), len(names))
+        run_job(jobs[0])
+    return 0
+
+
+def _jobs(
+    args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset, keep: bool
+) -> list[Job]:
+    """A job for each model, all of the same pictures."""
+    from common.device import choose_device
+    from featuresExtractor.stages import Job
+
     device = choose_device(args.gpu)
-    jobs = [
+    return [
         Job(
             model,
             processor,
@@ -191,19 +207,13 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers or os.cpu_count() or 1,
             weights=args.weights,
             seed=args.seed,
-            skip=skip,
+            skip=args.on_error == "skip",
             overwrite=args.overwrite,
-            keep=len(names) > 1,
+            keep=keep,
             flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         )
-        for model in _models(args, names)
+        for model in models
     ]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd pictures that can be read: it would break the bar
-        if len(jobs) > 1:
-            return _tell(run_all(jobs), len(jobs))
-        run_job(jobs[0])
-    return 0
 
 
 def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
@@ -213,14 +223,23 @@ def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError(f"{given[0]} is of one model, and {len(names)} are asked for; extract them one by one")
 
 
-def _models(args: argparse.Namespace, names: Sequence[str]) -> list[Model]:
-    """The rows of the table, or those of addresses; layers, tokens and preprocessing as the user wants them."""
-    from featuresExtractor.layers import resolve
+def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Model], dict[str, str]]:
+    """The rows of the table, or those of addresses; layers, tokens and preprocessing as the user wants them. Of several
+    models those that cannot be tapped so are left out, with the reason; a name that leads nowhere is an InputError."""
+    from featuresExtractor.layers import named, resolve
     from featuresExtractor.models import as_in_the_paper
 
     patterns = [pattern.strip() for pattern in args.layers.split(",")] if args.layers else []
-    models = [resolve(name, patterns, args.tokens) for name in names]
-    return [as_in_the_paper(model) for model in models] if args.preprocess == "paper" else models
+    found, failed = [], {}
+    for name in [named(name).name for name in names]:
+        try:
+            model = resolve(name, patterns, args.tokens)
+            found.append(as_in_the_paper(model) if args.preprocess == "paper" else model)
+        except InputError as error:
+            if len(names) == 1:
+                raise
+            failed[name] = str(error).removeprefix(f"{name}: ")
+    return found, failed
 
 
 def _tell(failed: Mapping[str, str], count: int) -> int:

@@ -39,6 +39,7 @@ class Record:
     k: int
     runs: int
     frozen: float
+    frozen_sd: float | None
     frozen_low: float | None
     frozen_high: float | None
     adapted: float
@@ -84,6 +85,7 @@ def _record(rank: int, entry: Entry, best: Entry, k: int) -> Record:
         k=k,
         runs=len(adapted["runs"]),
         frozen=frozen["mean"],
+        frozen_sd=frozen["sd"],
         frozen_low=frozen_low,
         frozen_high=frozen_high,
         adapted=adapted["mean"],

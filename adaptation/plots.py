@@ -69,6 +69,9 @@ def _bars(records: Sequence[Record]) -> Figure:
         axes.set(title=f"aR@{k}", xlim=(0, 1))
     panels[0].set_yticks(range(len(models)), models, parse_math=False)
     panels[0].set_ylim(len(models) - 0.4, -0.6)  # the first on top
+    runs = records[0].runs
+    over = f"; whiskers: 95 % t interval over {runs} runs" if runs > 1 else ""
+    figure.supxlabel(f"share of test pairs{over}", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
     return figure
 

@@ -59,7 +59,8 @@ def _in_folder(folder: Path, reduced: bool) -> list[Path]:
     if found := [_of_model(path, reduced) for path in _model_folders(folder, DEPTH)]:
         return found
     raise InputError(
-        f"{_shown(folder)}: no features files here; a folder that extract.py -s made holds <model>/{FEATURES}"
+        f"{_shown(folder)}: no features files here; extract.py -p adapt or adapt-pca N makes <model>/{FEATURES} "
+        "(a file of -p pca N must be given itself)"
     )
 
 
@@ -111,12 +112,27 @@ def _label(model: str, path: Path, depth: int) -> str:
 
 
 def _model_name(path: Path) -> str:
-    """`settings.model` of the `.json` beside a file, else the name of its folder, else its stem."""
-    settings = read_facts(path).get("settings")
-    name = settings.get("model") if isinstance(settings, dict) else None
+    """`settings.model` of the `.json` beside a file and what is unusual about it, else the name of its folder, else its
+    stem."""
+    settings = read_settings(path)
+    name = settings.get("model")
     if not isinstance(name, str) or not name.strip():
         name = path.resolve().parent.name or path.stem
-    return printable(name.strip())[:LONGEST]
+    return printable(name.strip())[:LONGEST] + _variant(settings)
+
+
+def _variant(settings: dict[str, Any]) -> str:
+    """What makes a model another one than its name says: `(random weights)`."""
+    weights = settings.get("weights")
+    random = isinstance(weights, dict) and weights.get("seed") is not None
+    told = [*["random weights"] * random, *["paper's preprocessing"] * (settings.get("preprocess") == "paper")]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """`settings` of the `.json` beside a features file: what its numbers depend on; empty when there are none."""
+    settings = read_facts(path).get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 def folder_name(label: str) -> str:
     """A label as the name of one folder: no slash, no dot in front, no longer than file systems have room for, and not
     what a part of a run is called."""
-    name = re.sub(r"[^\w.+@=]+", "-", label).lstrip(".-") or "features"
+    name = re.sub(r"[^\w.+@=]+", "-", label).lstrip(".-").rstrip("-") or "features"
     name = name.encode()[:200].decode(errors="ignore")
     return f"model-{name}" if RESERVED.fullmatch(name) else name
 

@@ -13,7 +13,7 @@ from adaptation import plots, results, trainer
 from adaptation.comparison import Entry, Record, compare
 from adaptation.pairs import Pairs, Survey, survey
 from adaptation.reduction import Reduction, check_components
-from adaptation.sources import TRAINING_PAIRS, Source, read_facts
+from adaptation.sources import TRAINING_PAIRS, Source, read_facts, read_settings
 from adaptation.splits import check_ks
 from adaptation.statistics import summary
 from adaptation.tables import Conditions
@@ -103,17 +103,21 @@ def check_reducible(model: Model, plan: Plan) -> None:
 def run_models(models: Sequence[Model], plan: Plan, overwrite: bool) -> list[dict[str, Any]]:
     """Runs all models and writes their run folders; returns what each `summary.json` holds.
 
-    InputError before the first epoch where a folder holds runs that may not be replaced.
+    InputError before the first epoch where a folder holds runs that may not be replaced. Those that may are replaced
+    together, when all models are done.
     """
     for model in models:
         results.check_folder(model.folder, overwrite)
     folders = [results.prepare_folder(model.folder, overwrite) for model in models]
     _announce(models, plan)
     with progress(len(models) * plan.runs * plan.settings.steps, "train", "epochs") as bar:
-        return [
+        found = [
             _run_model(model, folder, plan, bar, f"{model.source.label}, " if len(models) > 1 else "")
             for model, folder in zip(models, folders, strict=True)
         ]
+    for model, folder in zip(models, folders, strict=True):
+        results.put_in_place(folder, model.folder)
+    return found
 
 
 def _announce(models: Sequence[Model], plan: Plan) -> None:
@@ -133,14 +137,13 @@ def _announce(models: Sequence[Model], plan: Plan) -> None:
 
 
 def _run_model(model: Model, folder: Path, plan: Plan, bar: Bar, label: str) -> dict[str, Any]:
-    """The runs of a model, written to `folder` and put in place when all are there."""
+    """The runs of a model, written to `folder`."""
     pairs = model.survey.load()
     runs = _train(pairs if plan.reduction else pairs.to(plan.device), folder, plan, bar, label)
     results.write_average(folder, runs)
     plots.write_curves(folder, runs, plan.settings.ks)
     metrics, facts = summary(runs), _facts(model, plan)
     results.write_summary(folder, metrics, facts)
-    results.put_in_place(folder, model.folder)
     return {**facts, "metrics": metrics}
 
 
@@ -183,8 +186,8 @@ def compared(
     entries = [_entry(model, one["metrics"], plan) for model, one in zip(models, found, strict=True)]
     conditions = Conditions(pairs, plan.tested, plan.runs, settings.head, settings.steps, settings.temperature)
     features = [
-        {"model": entry.label, "folder": entry.folder, **one["features"]}
-        for entry, one in zip(entries, found, strict=True)
+        {"model": entry.label, "folder": entry.folder, **one["features"], "made_with": read_settings(model.source.path)}
+        for model, entry, one in zip(models, entries, found, strict=True)
     ]
     return compare(entries, settings.ks), conditions, {**shared_facts(plan, pairs), "models": features}
 

@@ -23,10 +23,11 @@ HEADER = (
     "95 % interval",
     "factor",
     "- best",
-    "95 % interval",
+    "its interval",
 )
 NOTE = (
-    "95 % intervals: Student's t over the runs, whose test sets overlap; - best: less the first model, paired by split"
+    "95 % intervals: Student's t over the runs, whose test sets overlap (of few runs they can leave 0..1); "
+    "- best: less the first model, paired by split"
 )
 FITTED = {
     ALL_PICTURES: "PCA fitted on all pictures, test pictures included",
@@ -37,7 +38,7 @@ FITTED = {
 """The protocols of the PCA, in words."""
 LATEX_HEADER = (
     *("Model", "Numbers", "PCA", "$k$", "Frozen", "Adapted", "sd", r"95\,\% interval", "Factor"),
-    *("$-$ best", r"95\,\% interval"),
+    *("$-$ best", "its interval"),
 )
 
 

@@ -144,11 +144,20 @@ def extract(
                 report.seconds["forward"] += clock.lap()
                 names = [[path.name for path in dataset.items[item.index]] for item in readable]
                 for features, writer in zip(outputs, writers, strict=True):
+                    _check_finite(features, [name for item in names for name in item])
                     _append(writer, names, features)
                 report.written += len(readable)
             report.seconds["writing"] += clock.lap()
             bar.update(len(batch) * pictures)
     return report
+
+
+def _check_finite(features: NDArray[np.float32], names: Sequence[str]) -> None:
+    """InputError that names the first picture whose features (views, pictures, ...) are no numbers."""
+    good = np.isfinite(features).reshape(len(features), len(names), -1).all(axis=(0, 2))
+    if not good.all():
+        name = printable(names[int(good.argmin())])
+        raise InputError(f"{name}: the network gives values that are not finite numbers; are these its weights?")
 
 
 def _append(writer: FeaturesWriter, names: Sequence[Sequence[str]], features: NDArray[np.float32]) -> None:

@@ -28,7 +28,7 @@ def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) 
     Without patterns a row has its own layers, and any other network the stages that its library's feature interface
     names. `tokens` (`class` or `mean`) overrides how the network itself pools its tokens.
     """
-    model = describe(name) if "/" in name else find_model(name)
+    model = named(name)
     if not model.layers or patterns:
         network = skeleton(model)
         shapes = output_shapes(model, network)
@@ -42,8 +42,8 @@ def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) 
 
 
 def with_tokens(model: Model, network: nn.Module, tapped: Mapping[str, tuple[int, ...]]) -> Model:
-    """The model with its tokens pooled as the network itself does it: its class token if it looks at that, else the
-    mean of its patches' tokens, without class token and registers.
+    """The model with its tokens pooled: the class token where the network itself looks at that alone, else the mean of
+    its patches' tokens, without class token and registers.
 
     Some networks add their class token late. InputError when some of the `tapped` layers (and their shapes) have it
     and others do not.
@@ -55,9 +55,10 @@ def with_tokens(model: Model, network: nn.Module, tapped: Mapping[str, tuple[int
     counts = {layer: shape[0] for layer, shape in tapped.items() if len(shape) == 2}
     bare = [layer for layer, count in counts.items() if _is_square(count) and not _is_square(count - prefix)]
     if bare and len(bare) < len(counts):
-        (other,) = [layer for layer in counts if layer not in bare][:1]
+        other = next(layer for layer in counts if layer not in bare)
         raise InputError(
-            f"{model.name}: layer {bare[0]} has no class token yet and {other} has one; tap them apart with --layers"
+            f"{model.name}: layer {bare[0]} seems to have no class token yet, and {other} has one; tap them apart with "
+            "--layers"
         )
     prefix = 0 if bare else prefix
     pool = getattr(trunk, "global_pool", None) or getattr(trunk, "pool_type", "token")
@@ -162,9 +163,16 @@ def _last_of_each_size(shapes: Shapes) -> Iterator[str]:
 
 def listing(name: str) -> list[list[str]]:
     """A row for each module: its path and the shape that it gives one picture at the model's input size."""
-    model = resolve(name)
-    shapes = output_shapes(model, skeleton(model))
+    model = named(name)
+    network = skeleton(model)
+    shapes = output_shapes(model, network)
+    own = set(model.layers or stages(model, network, shapes))
     return [
-        [path, " x ".join(map(str, shape)) if shape else "-", "tapped" if path in model.layers else ""]
+        [path, " x ".join(map(str, shape)) if shape else "-", "tapped" if path in own else ""]
         for path, shape in shapes.items()
     ]
+
+
+def named(name: str) -> Model:
+    """The row of that name, or of that address."""
+    return describe(name) if "/" in name else find_model(name)

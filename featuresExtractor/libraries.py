@@ -28,7 +28,8 @@ def build(model: Model) -> nn.Module:
         reason = " ".join(str(error).split())
         raise InputError(f"{model.name}: {model.library} cannot build it here: {reason}") from error
     except ImportError as error:
-        wanted = "pip install requests && pip install --no-deps facenet-pytorch"
+        of_facenet = "pip install requests && pip install --no-deps facenet-pytorch"
+        wanted = of_facenet if model.library == "facenet_pytorch" else f"pip install {error.name}"
         raise InputError(f"{model.name}: needs the package {error.name}: {wanted}") from error
 
 

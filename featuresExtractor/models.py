@@ -218,8 +218,9 @@ def find_models(names: list[str]) -> list[str]:
 
 
 def as_in_the_paper(model: Model) -> Model:
-    """The model with the pictures made ready as in the paper's code: CLIP's its own way, any other's squashed."""
-    return model if model.library == "open_clip" else replace(model, preprocessing=PAPER_224)
+    """The model with the pictures made ready as in the paper's code: those of CLIP's mean and deviation as they were,
+    any other's squashed."""
+    return model if model.preprocessing.mean == CLIP_MEAN else replace(model, preprocessing=PAPER_224)
 
 
 HEADER = ("model", "family", "layers", "width", "input", "weights from", "here", "licence")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,8 @@ def load_backbone(model: Model, weights: Weights) -> nn.Module:
 
 def _check_memory(model: Model, copies: int) -> None:
     """InputError where the weights do not fit: the system would end the program without a word."""
-    needed = copies * sum(weight.nbytes for weight in skeleton(model).parameters())
+    towers = 2 if model.library == "open_clip" else 1  # a text tower is read and built with the visual one
+    needed = towers * copies * sum(weight.nbytes for weight in skeleton(model).parameters())
     if needed > (there := available_memory()):
         raise InputError(
             f"{model.name}: its weights need {needed / 2**30:.1f} GiB of memory while they are loaded, "
@@ -109,9 +111,13 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def fill(backbone: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copies `tensors` into `backbone`, all of them and nothing else."""
+    """Copies `tensors` into `backbone`, all of them and nothing else.
+
+    Files from before torch 0.4.1 do not have BatchNorm's count of batches, which nothing is computed with.
+    """
     wanted = backbone.state_dict()
-    given = _same_order(_visual_part(tensors), wanted)
+    counts = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
+    given = counts | _same_order(_first_densenet(_visual_part(tensors)), wanted)
     missing, unexpected = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or unexpected:
         faults = [
@@ -130,6 +136,11 @@ def _visual_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = "visual."
     visual = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return visual or dict(tensors)
+
+
+def _first_densenet(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of torchvision's DenseNets, whose files have `norm.1` where the networks have `norm1`."""
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=\d\.)", r"\1", name): value for name, value in tensors.items()}
 
 
 def _same_order(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

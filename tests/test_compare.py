@@ -8,6 +8,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -445,9 +446,20 @@ def test_what_was_there_stays_until_the_new_is_whole(
     arguments = [*call(tmp_path, features), "--overwrite"]
     assert train.main(arguments) == 0
     before = contents(tmp_path)
-    for module, step in ((trainer, "train_epoch"), (results, "write_summary")):
+
+    def second(step: Callable[..., object]) -> Callable[..., object]:
+        """`step`, interrupted when the second model comes to it."""
+        calls = count()
+        return lambda *given: step(*given) if next(calls) == 0 else interrupt()
+
+    steps = (
+        (trainer, "train_epoch", interrupt),
+        (results, "write_summary", interrupt),
+        (results, "write_summary", second(results.write_summary)),
+    )
+    for module, step, interrupted in steps:
         with monkeypatch.context() as patch:
-            patch.setattr(module, step, interrupt)
+            patch.setattr(module, step, interrupted)
             assert train.main([*arguments, "--seed", "1"]) == 130
         found = contents(tmp_path)
         assert {name: found[name] for name in found if ".unfinished/" not in name} == before

@@ -512,7 +512,6 @@ def test_what_failed_is_told_at_the_end_and_the_same_command_goes_on_with_it(
         ([*BOTH, "--layers", "layer1"], "--layers is of one model, and 2 are asked for; extract them one by one"),
         ([*BOTH, "--weights", "w.pt"], "--weights is of one model, and 2 are asked for; extract them one by one"),
         (["--model", "all", "--weights", "w.pt"], "--weights is of one model, and 37 are asked for; extract them one"),
-        ([*BOTH, "--tokens", "class", "--weights", "random"], "tiny: has no class token; --tokens mean is possible"),
         ([*BOTH, "-d", "none"], "none: no such folder"),
     ],
 )
@@ -1209,3 +1208,30 @@ def test_damaged_features_are_refused_and_with_overwrite_made_again(
     assert "cut short or damaged" in refused(command, capsys, root, "-p", "adapt-pca", "2")
     assert command(root, "-p", "adapt-pca", "2", "--overwrite") == 0
     assert features.read_bytes() == whole
+
+
+def test_features_that_are_no_numbers_are_refused_and_not_written(
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    tiny_model: Model,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tensors = random_network(tiny_model, 0).state_dict()
+    next(iter(tensors.values())).fill_(float("nan"))
+    torch.save(tensors, tmp_path / "nan.pt")
+    for words in (["-p", "adapt"], ["-p", "save"], ["-p", "pca", "2"]):
+        assert command(pairs(3), "--weights", str(tmp_path / "nan.pt"), *words) == 2
+        told = "a0.png: the network gives values that are not finite numbers; are these its weights?\n"
+        assert capsys.readouterr().err.endswith(told)
+    assert not (save / "tiny").exists()
+
+
+def test_a_network_that_cannot_be_tapped_stops_no_other(
+    pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-d", str(pairs(2)), "-s", str(save), "-p", "adapt", "--weights", "random", "--cpu"]
+    assert extract.main([*words, "--model", "timm/pit_ti_224", "--model", "timm/test_resnet"]) == 1
+    assert [path.name for path in save.iterdir()] == ["timm-test_resnet"]
+    assert "extract.py: timm/pit_ti_224 failed: layer transformers.0 does not give one" in capsys.readouterr().err

@@ -655,7 +655,11 @@ def not_finite(path: Path) -> None:
     ("write", "told"),
     [
         (no_file, "no features file could be read here (No such file or directory)"),
-        (folder, "no features files here; a folder that extract.py -s made holds <model>/features.npy"),
+        (
+            folder,
+            "no features files here; extract.py -p adapt or adapt-pca N makes <model>/features.npy (a file of -p pca N "
+            "must be given itself)",
+        ),
         (text, "not a .npy file; extract.py writes the features file"),
         (
             plain_array,

@@ -77,6 +77,7 @@ def record(model: str, k: int, frozen: float, adapted: float, half: float | None
         k=k,
         runs=5,
         frozen=frozen,
+        frozen_sd=0.01,
         frozen_low=frozen_low,
         frozen_high=frozen_high,
         adapted=adapted,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def test_a_folder_without_features_files_is_refused(tmp_path: Path, names: list[
     for name in names:
         touch(tmp_path / "a" / name)
     assert refused(tmp_path) == (
-        f"{tmp_path}: no features files here; a folder that extract.py -s made holds <model>/features.npy"
+        f"{tmp_path}: no features files here; extract.py -p adapt or adapt-pca N makes <model>/features.npy "
+        "(a file of -p pca N must be given itself)"
     )
 
 
@@ -223,3 +225,22 @@ def test_an_ordinary_name_is_its_folder(name: str) -> None:
 )
 def test_the_protocol_is_read_from_the_json(tmp_path: Path, facts: Any, protocol: str) -> None:
     assert Source(touch(tmp_path / "features.npy", facts), "m").protocol == protocol
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({"weights": {"sha256": "ab", "seed": None}, "preprocess": "own"}, "resnet18"),
+        ({"weights": {"sha256": None, "seed": 0}, "preprocess": "own"}, "resnet18 (random weights)"),
+        ({"weights": {"sha256": "ab", "seed": None}, "preprocess": "paper"}, "resnet18 (paper's preprocessing)"),
+        (
+            {"weights": {"sha256": None, "seed": 3}, "preprocess": "paper"},
+            "resnet18 (random weights, paper's preprocessing)",
+        ),
+        ({"weights": "seed"}, "resnet18"),
+    ],
+)
+def test_what_is_unusual_about_a_model_is_part_of_its_label(tmp_path: Path, settings: Any, label: str) -> None:
+    (source,) = find_sources([touch(tmp_path / "features.npy", {"settings": {"model": "resnet18", **settings}})])
+    assert source.label == label
+    assert source.folder == re.sub("[^a-z0-9]+", "-", label).strip("-")

@@ -21,6 +21,7 @@ BEST = Record(
     k=1,
     runs=5,
     frozen=0.3181,
+    frozen_sd=0.0201,
     frozen_low=0.29,
     frozen_high=0.34,
     adapted=0.6492,
@@ -60,7 +61,7 @@ def test_the_text_is_a_line_a_model_and_k_below_what_was_run() -> None:
     first, header, rule, *rows, note = as_text(RECORDS, CONDITIONS).splitlines()
     assert first == "1,377 pairs, 344 of them to test on, mean of 5 runs; head original, 150 epochs, t = 15"
     assert cells(header)[:8] == ["model", "numbers", "PCA", "k", "frozen", "adapted", "sd", "95 % interval"]
-    assert cells(header)[8:] == ["factor", "- best", "95 % interval"]
+    assert cells(header)[8:] == ["factor", "- best", "its interval"]
     assert set(rule) == {"-", " "}
     numbers = ["0.318", "0.649", "0.018", "0.626 .. 0.672", "2.04", "-", "-"]
     assert cells(rows[0]) == ["clip_rn50x4", "1,792", "all pictures", "1", *numbers]

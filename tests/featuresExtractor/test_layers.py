@@ -302,9 +302,17 @@ def test_layer_before_the_class_token_has_patches_alone() -> None:
 def test_layers_with_and_without_a_class_token_are_not_tapped_together(patterns: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         resolve("dino_vits16", patterns)
-    assert str(caught.value) == (
-        "dino_vits16: layer patch_embed has no class token yet and norm has one; tap them apart with --layers"
-    )
+    told = "layer patch_embed seems to have no class token yet, and norm has one; tap them apart with --layers"
+    assert str(caught.value) == f"dino_vits16: {told}"
+
+
+def test_layers_are_listed_where_the_librarys_stages_are_none() -> None:
+    """The network of which they are most needed: it cannot be tapped without --layers."""
+    with pytest.raises(InputError, match=r"layer transformers\.0 does not give one tensor"):
+        resolve("timm/pit_ti_224")
+    rows = {path: shape for path, shape, _ in listing("timm/pit_ti_224")}
+    assert rows["patch_embed"] == "64 x 27 x 27"
+    assert rows["transformers.0"] == "-"
 
 
 def test_transformer_of_larger_pictures_is_built_for_them() -> None:

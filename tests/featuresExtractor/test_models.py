@@ -18,7 +18,7 @@ from torchvision.models import get_model_weights
 
 from common.errors import InputError
 from featuresExtractor.activations import TappedBackbone, reduction
-from featuresExtractor.libraries import skeleton
+from featuresExtractor.libraries import describe, skeleton
 from featuresExtractor.models import HEADER, MODELS, Model, as_in_the_paper, find_model, find_models, listing
 from featuresExtractor.transforms import Preprocessing, normalise
 
@@ -223,6 +223,12 @@ def test_paper_squashed_the_pictures_of_all_but_clip() -> None:
         assert changed.preprocess == ("own" if model.name.startswith("clip_") else "paper")
         assert (changed.name, changed.layers, changed.weights) == (model.name, model.layers, model.weights)
         assert model.preprocess == "own"
+
+
+def test_clip_keeps_its_own_pictures_whoever_builds_it() -> None:
+    own = describe("timm/vit_base_patch32_clip_224.openai")
+    assert as_in_the_paper(own) == own
+    assert as_in_the_paper(describe("open_clip/ViT-B-16-SigLIP2/webli")).preprocess == "paper"
 
 
 # --- names ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -387,7 +388,7 @@ def test_missing_and_unexpected_tensors_are_named(tiny_model: Model, tmp_path: P
 
 def test_many_missing_tensors_are_counted(tiny_model: Model, tmp_path: Path) -> None:
     write_pt({}, tmp_path / "w.pt")
-    count = len(random_tensors(tiny_model))
+    count = sum(not name.endswith("num_batches_tracked") for name in random_tensors(tiny_model))
     assert message(tiny_model, tmp_path / "w.pt").endswith(f" and {count - 3:,} more")
 
 
@@ -447,3 +448,32 @@ def test_absent_file_and_folder_are_refused(tiny_model: Model, tmp_path: Path) -
     expected = "no weights file here; --weights takes a .safetensors or .pt file, or 'random'"
     assert message(tiny_model, tmp_path / "none.pt") == expected
     assert message(tiny_model, tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "bit_m_r50x1"])
+def test_file_from_before_batches_were_counted_is_loaded(name: str, tmp_path: Path) -> None:
+    """torch counts BatchNorm's batches since 0.4.1; older files, torchvision's own among them, hold no such number."""
+    model = find_model(name)
+    tensors = random_tensors(model)
+    write_pt(
+        {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}, tmp_path / "w.pt"
+    )
+    network, _ = loaded(model, str(tmp_path / "w.pt"))
+    assert same(network, tensors)
+
+
+def test_weights_of_batch_norm_itself_are_still_missed(tmp_path: Path) -> None:
+    tensors = random_tensors(find_model("resnet18"))
+    del tensors["bn1.running_mean"]
+    write_pt(tensors, tmp_path / "w.pt")
+    assert message(find_model("resnet18"), tmp_path / "w.pt").endswith("missing: bn1.running_mean")
+
+
+def test_torchvisions_first_names_of_densenet_are_known(tmp_path: Path) -> None:
+    model = resolve("torchvision/densenet121")
+    tensors = random_tensors(model)
+    named = {re.sub(r"(denselayer\d+\.)(norm|conv)([12])", r"\1\2.\3", key): value for key, value in tensors.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in named
+    write_pt(named, tmp_path / "w.pt")
+    network, _ = loaded(model, str(tmp_path / "w.pt"))
+    assert same(network, tensors)
