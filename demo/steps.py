@@ -11,7 +11,8 @@ from pathlib import Path
 
 from common.errors import InputError
 
-PROJECT = Path(__file__).resolve().parent.parent
+# private, for the API pages would show it
+_PROJECT = Path(__file__).resolve().parent.parent
 MARK = "sample.txt"
 
 
@@ -33,6 +34,6 @@ def run_commands(commands: Sequence[Sequence[str]]) -> int:
     """Shows and runs one command of this project after the other; the exit code of the first that fails, or 0."""
     for words in commands:
         print(f"\n$ python {shlex.join(words)}", flush=True)
-        if code := subprocess.run([sys.executable, *words], cwd=PROJECT, check=False).returncode:
+        if code := subprocess.run([sys.executable, *words], cwd=_PROJECT, check=False).returncode:
             return code
     return 0

@@ -47,3 +47,8 @@ def test_pages_are_current(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", ["extract.html", "train.html", "featuresExtractor/processor.html"])
 def test_pages_that_readme_names_are_there(page: str) -> None:
     assert page in pages(DOCS)
+
+
+def test_pages_tell_nothing_of_the_machine_they_were_made_on() -> None:
+    told = [name for name, page in pages(DOCS).items() if str(PROJECT) in page]
+    assert told == []
