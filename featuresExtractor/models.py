@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from common.errors import InputError, nearest
 from featuresExtractor.transforms import Preprocessing
 
+ADDRESSES = "timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.TAG]"  # of networks without a row
+
 
 @dataclass(frozen=True)
 class Model:
@@ -201,7 +203,7 @@ def find_model(name: str) -> Model:
     if name not in names:
         raise InputError(
             f"unknown model '{name}'{nearest(name, names)} extract.py --list-models shows all; any other network has "
-            "an address: timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.TAG]"
+            f"an address: {ADDRESSES}"
         )
     return MODELS[names.index(name)]
 
