@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from featuresExtractor.models import Model
     from featuresExtractor.processor import Processor
     from featuresExtractor.stages import Job
+
+
+MOST_WORKERS = 32  # more threads of one Python process read no faster
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -113,12 +117,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="replace what is there; features that fit are kept for another PCA")
     console.add_device(parser)
+    console.add_precision(
+        parser, ("fp32", "tf32", "bf16", "fp16"), "what others change is measured on the first pictures and told"
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the network for this machine first: worth its minutes for many thousand pictures; needs a C++ "
+        "compiler",
+    )
     add(
         "--workers",
         type=console.positive,
         default=None,
         metavar="N",
-        help="threads that read pictures (default: one a core)",
+        help=f"threads that read pictures (default: one a core, at most {MOST_WORKERS})",
     )
     add("--list-models", action=_ListModels, nargs=0, help="show the backbones and end")
     add("--list-layers", action=_ListLayers, metavar="MODEL", help="show a model's module paths and shapes and end")
@@ -173,10 +186,10 @@ def run(args: argparse.Namespace) -> int:
     if args.subset:
         dataset = keep_subset(dataset, args.subset, args.on_error == "skip")
 
-    from common.device import full_precision
+    from common.device import keep_freed_memory
     from featuresExtractor.stages import run_all, run_job
 
-    full_precision()
+    keep_freed_memory()
     models, failed = _models(args, names)
     jobs = _jobs(args, models, processor, dataset, keep=len(names) > 1)
     with warnings.catch_warnings():
@@ -191,10 +204,12 @@ def _jobs(
     args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset, keep: bool
 ) -> list[Job]:
     """A job for each model, all of the same pictures."""
-    from common.device import choose_device
+    from common.device import check_precision, choose_device, cores
     from featuresExtractor.stages import Job
 
     device = choose_device(args.gpu)
+    check_precision(args.precision, device)
+    check_compiler(args.compile)
     return [
         Job(
             model,
@@ -204,16 +219,25 @@ def _jobs(
             device=device,
             views=1 + args.data_aug,
             batch=args.batch_size,
-            workers=args.workers or os.cpu_count() or 1,
+            workers=args.workers or min(MOST_WORKERS, cores()),
             weights=args.weights,
             seed=args.seed,
             skip=args.on_error == "skip",
             overwrite=args.overwrite,
             keep=keep,
+            precision=args.precision,
+            compiled=args.compile,
             flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         )
         for model in models
     ]
+
+
+def check_compiler(wanted: bool) -> None:
+    """InputError when --compile has no compiler to work with."""
+    compiler = (os.environ.get("CXX") or "g++").split()[0]
+    if wanted and not shutil.which(compiler):
+        raise InputError(f"--compile: no C++ compiler '{compiler}' here; install one, set CXX, or leave --compile out")
 
 
 def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:

@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=console.positive,
         default=150,
         metavar="N",
-        help="epochs, one full-batch step each (default 150)",
+        help="epochs, a step on all pairs each unless --batch-size says otherwise (default 150)",
     )
     add("-r", "--runs", type=console.positive, default=1, metavar="N", help="runs, each with its own split (default 1)")
     add(
@@ -74,6 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=1.0,
         metavar="T",
         help="multiplies the cosines in the loss (default 1; the paper's command has 15)",
+    )
+    add(
+        "--batch-size",
+        type=console.positive,
+        metavar="N",
+        help="pairs in a step, at most; metrics of training then have the batch as their gallery (default: all pairs, "
+        "as in the paper)",
     )
     add("--test-split", type=float, default=0.25, metavar="SHARE", help="share of the pairs to test on (default 0.25)")
     add(
@@ -113,6 +120,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--overwrite", action="store_true", help="replace the run that is already in the folder, once the new is done")
     console.add_device(parser)
+    console.add_precision(
+        parser,
+        ("fp32", "tf32", "bf16"),
+        "bf16 rounds the products of training, whose recalls are then approximate; tests stay in fp32",
+    )
+    add(
+        "--memory",
+        type=console.positive_float,
+        metavar="GIB",
+        help="memory for training; where it does not hold the pairs' similarities they are computed twice (default: "
+        "half of what is free)",
+    )
     return parser
 
 
@@ -126,16 +145,18 @@ def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the run folders and the closing table; all input is checked before the first epoch."""
     from adaptation.sources import find_sources
     from adaptation.stages import look_through
-    from common.device import choose_device, full_precision
+    from common.device import check_precision, choose_device, keep_freed_memory, tf32
     from common.files import held
 
     components = _components(args)
     sources = find_sources(args.data, reduced=components is None)
     surveys = look_through(sources, args.subset, args.on_error == "skip")
-    plan = _plan(args, surveys, components, choose_device(args.gpu))
+    device = choose_device(args.gpu)
+    check_precision(args.precision, device)
+    plan = _plan(args, surveys, components, device)
     models = _models(args, sources, surveys, plan)
-    full_precision()
-    with held(args.save):
+    keep_freed_memory()
+    with tf32(args.precision == "tf32"), held(args.save):
         (_compare if len(models) > 1 else _run_one)(models, plan, args)
     return 0
 
@@ -155,6 +176,7 @@ def _components(args: argparse.Namespace) -> int | None:
 
 def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int | None, device: torch.device) -> Plan:
     """The settings, as far as the pairs admit them."""
+    from adaptation.memory import GIB
     from adaptation.reduction import Reduction
     from adaptation.splits import check_share
     from adaptation.stages import Plan, choose_ks
@@ -162,9 +184,25 @@ def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int |
 
     tested = check_share(len(surveys[0].names), args.test_split)
     ks = choose_ks(args.k, tested, compared=len(surveys) > 1)
-    settings = Settings(args.model, args.epochs, args.temperature, args.test_split, ks, args.seed)
-    reduction = Reduction(components, device) if components else None
-    return Plan(settings, args.runs, tested, device, reduction, args.subset)
+    settings = Settings(
+        head=args.model,
+        epochs=args.epochs,
+        temperature=args.temperature,
+        test_split=args.test_split,
+        ks=ks,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        precision=args.precision,
+    )
+    return Plan(
+        settings,
+        args.runs,
+        tested,
+        device,
+        reduction=Reduction(components, device) if components else None,
+        subset=args.subset,
+        memory=args.memory * GIB if args.memory else None,
+    )
 
 
 def _models(args: argparse.Namespace, sources: Sequence[Source], surveys: Sequence[Survey], plan: Plan) -> list[Model]:

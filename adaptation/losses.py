@@ -1,25 +1,203 @@
-"""Similarities of pairs, and the contrastive loss on them."""
+"""The contrastive loss of pairs, its gradients and the partners' ranks, all from one walk over the similarities.
+
+With unit vectors a_i (left) and b_j (right), S = A B^T and logits L = t S, the loss of the paper is
+
+    1/2 mean_i (log sum_j exp L_ij - L_ii)  +  1/2 mean_j (log sum_i exp L_ij - L_jj)
+
+and its derivative by L_ij is (P_ij + Q_ij - 2 [i = j]) / 2N, where P is the softmax of each row and Q that of each
+column. S is worked through in tiles of rows, which stay in the caches, twice: for the sums, then for ranks and
+gradients. Between the two it is kept, or, where memory is short, computed again.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BOUNDED = 40.0  # up to this t, exp(t S - t) of cosines is no smaller than exp(-80), which a float32 can hold
+TILE_ROWS, TILE = 512, 2**24  # rows and numbers of a tile: with fewer rows the products become slow
+SHORTEST = 1e-12  # what a vector's length is taken as at least, as by torch's `normalize`
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How S (R, N, N) of R runs is worked through: kept between the walks or computed twice; some `numbers` at a time,
+    but no fewer than `rows` rows; `factors` is the type that the factors of products and the similarities are rounded
+    to: with one of few bits the ranks are approximate, since many similarities become alike."""
+
+    keep: bool = True
+    factors: torch.dtype | None = None
+    numbers: int = TILE
+    rows: int = TILE_ROWS
+
+    def height(self, runs: int, count: int) -> int:
+        """Rows of a tile of S (runs, count, count)."""
+        return min(count, max(self.rows, self.numbers // (runs * count)))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Of R runs with N pairs each: the loss (R,), and the ranks (R, N) of the partners, from 1 to N, left to right and
+    right to left; none where they are not wanted."""
+
+    loss: Tensor
+    ranks: tuple[Tensor, ...]
 
 
 def cosine_similarities(left: Tensor, right: Tensor) -> Tensor:
-    """S (N, N): cosine of every left with every right embedding (N, D), in -1..1; partners are on the diagonal."""
+    """S (..., N, N): cosine of each left with each right embedding (..., N, D), in -1..1; partners on the diagonal."""
     return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).mT
 
 
-def contrastive_loss(similarities: Tensor, temperature: float) -> Tensor:
-    """0.5 CE(t S) + 0.5 CE(t S^T), the target of each row being its diagonal entry; a scalar.
+def contrast(
+    left: Tensor, right: Tensor, temperature: float, tiling: Tiling | None = None, ranked: bool = True
+) -> Contrast:
+    """The loss and the ranks of embeddings (R, N, D); pair i is `left[:, i]` and `right[:, i]`.
 
-    The temperature t multiplies the cosine (the logit scale of CLIP). With logits L = t S the cross-entropy of row i is
-    log sum_j exp L_ij - L_ii, and that of column i the same over rows.
+    The temperature t multiplies the cosine (the logit scale of CLIP). A rank is one more than the number of other
+    candidates that are at least as similar: ties count against the partner (a head that sends everything to one point
+    gets rank N, not rank 1), and so do NaNs.
     """
-    logits = temperature * similarities  # N N
-    partners = logits.diagonal()  # N
-    left_to_right = torch.logsumexp(logits, dim=1) - partners
-    right_to_left = torch.logsumexp(logits, dim=0) - partners
-    return 0.5 * (left_to_right.mean() + right_to_left.mean())
+    wanted = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
+    loss, *ranks = _Loss.apply(left, right, temperature, tiling or Tiling(), ranked, wanted)
+    return Contrast(loss, tuple(ranks))
+
+
+class _Loss(torch.autograd.Function):
+    """The loss; its gradients are found in the forward pass, while S is at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, left: Tensor, right: Tensor, temperature: float, tiling: Tiling, ranked: bool, wanted: bool
+    ) -> tuple[Tensor, ...]:
+        lengths = [torch.linalg.vector_norm(side, dim=-1, keepdim=True).clamp_(min=SHORTEST) for side in (left, right)]
+        units = [side / length for side, length in zip((left, right), lengths, strict=True)]
+        walk = _Walk(units[0], units[1], temperature, tiling, ranked)
+        loss = walk.losses()
+        ranks, gradients = walk.ranks_and_gradients(wanted)
+        for gradient, unit, length in zip(gradients, units, lengths, strict=False):  # none are there to evaluate
+            along = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)  # a change of length changes no cosine
+            gradient.addcmul_(unit, along, value=-1).div_(length)
+        ctx.save_for_backward(*gradients)
+        ctx.scale = temperature / (2 * left.shape[-2])
+        ctx.mark_non_differentiable(*ranks)
+        return loss, *ranks
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = (gradient * (ctx.scale * upstream[:, None, None]) for gradient in ctx.saved_tensors)
+        return left, right, None, None, None, None
+
+
+class _Walk:
+    """The two walks over S (R, N, N)."""
+
+    def __init__(self, left: Tensor, right: Tensor, temperature: float, tiling: Tiling, ranked: bool) -> None:
+        self.left, self.right, self.temperature, self.tiling, self.ranked = left, right, temperature, tiling, ranked
+        runs, self.count, _ = left.shape
+        self.partners = left.new_empty(runs, self.count)  # S_ii
+        self.rows, self.columns = torch.empty_like(self.partners), torch.empty_like(self.partners)  # log-sum-exps
+        self.height = tiling.height(runs, self.count)
+        self.scratch = left.new_empty(runs, self.height, self.count)
+        self.kept: dict[int, Tensor] = {}
+
+    def _tiles(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The rows of each tile, S there (R, n, N), and room for as much."""
+        factors = self.tiling.factors
+        right = _rounded(self.right, factors).mT
+        for start in range(0, self.count, self.height):
+            rows = slice(start, min(start + self.height, self.count))
+            tile = self.kept.pop(start, None)
+            if tile is None:
+                tile = (_rounded(self.left[:, rows], factors) @ right).to(self.left.dtype)
+                if factors is not None:
+                    self._restore_partners(tile, rows)
+                if self.tiling.keep:
+                    self.kept[start] = tile
+            yield rows, tile, self.scratch[:, : rows.stop - start]
+
+    def _restore_partners(self, tile: Tensor, rows: slice) -> None:
+        """Puts S_ii in full precision among rounded similarities, so that as many equals count for the partner as
+        against it; no more than 1, the most that others can be, so that embeddings that are all alike find nobody."""
+        partners = torch.linalg.vecdot(self.left[:, rows], self.right[:, rows])
+        _diagonal(tile, rows).copy_(partners.clamp_(max=1))
+
+    def losses(self) -> Tensor:
+        """The first walk: partners and log-sum-exps; returns the loss (R,)."""
+        if self.temperature <= BOUNDED:
+            self._sum_shared()
+        else:
+            self._sum_apart()
+        return (self.rows + self.columns).mean(-1) / 2 - self.temperature * self.partners.mean(-1)
+
+    def _sum_shared(self) -> None:
+        """Cosines are bounded: the same exponentials serve rows and columns."""
+        columns = torch.zeros_like(self.columns)
+        for rows, tile, scratch in self._tiles():
+            self.partners[:, rows] = _diagonal(tile, rows)
+            exponentials = self._exponentials(tile, scratch)
+            self.rows[:, rows] = exponentials.sum(-1).log_().add_(self.temperature)
+            columns += exponentials.sum(-2)
+        self.columns = columns.log_().add_(self.temperature)
+
+    def _sum_apart(self) -> None:
+        """A large t: each row and each column is shifted by its own maximum."""
+        self.columns.fill_(-torch.inf)
+        for rows, tile, scratch in self._tiles():
+            self.partners[:, rows] = _diagonal(tile, rows)
+            logits = torch.mul(tile, self.temperature, out=scratch)
+            self.rows[:, rows] = logits.logsumexp(-1)
+            self.columns = torch.logaddexp(self.columns, logits.logsumexp(-2))
+
+    def _exponentials(self, tile: Tensor, out: Tensor) -> Tensor:
+        """exp(t S - t), in 0..1."""
+        return torch.sub(tile, 1, out=out).mul_(self.temperature).exp_()
+
+    def ranks_and_gradients(self, wanted: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The second walk: ranks (R, N) left to right and right to left, and the gradients (R, N, D) of both
+        sides' units."""
+        ranks = [self.rows.new_full(self.rows.shape, self.count) for _ in range(2 * self.ranked)]
+        gradients = [torch.zeros_like(side) for side in (self.left, self.right)] if wanted else []
+        for rows, tile, scratch in self._tiles() if ranks or gradients else ():
+            if ranks:
+                ranks[0][:, rows] -= torch.lt(tile, self.partners[:, rows, None], out=scratch).sum(-1)
+                ranks[1] -= torch.lt(tile, self.partners[:, None], out=scratch).sum(-2)
+            if gradients:
+                self._add_gradients(rows, self._derivatives(rows, tile, scratch), gradients)
+        return ranks, gradients
+
+    def _derivatives(self, rows: slice, tile: Tensor, scratch: Tensor) -> Tensor:
+        """P + Q - 2 [i = j] of a tile, written over it."""
+        t, row, column = self.temperature, self.rows[:, rows, None], self.columns[:, None]
+        if t <= BOUNDED:
+            exponentials = self._exponentials(tile, scratch)
+            derivatives = torch.add((t - row).exp(), (t - column).exp(), out=tile).mul_(exponentials)
+        else:
+            of_columns = torch.mul(tile, t, out=scratch).sub_(column).exp_()
+            derivatives = tile.mul_(t).sub_(row).exp_().add_(of_columns)
+        _diagonal(derivatives, rows).sub_(2)
+        return derivatives
+
+    def _add_gradients(self, rows: slice, derivatives: Tensor, gradients: list[Tensor]) -> None:
+        """What a tile adds to the gradients of both sides, t / 2N left out."""
+        factors = self.tiling.factors
+        left, right = _rounded(self.left[:, rows], factors), _rounded(self.right, factors)
+        derivatives = _rounded(derivatives, factors)
+        gradients[0][:, rows] = derivatives @ right
+        gradients[1] += derivatives.mT @ left
+
+
+def _diagonal(tile: Tensor, rows: slice) -> Tensor:
+    """Where the partners are in a tile (R, n, N): a view (R, n)."""
+    return tile.diagonal(rows.start, dim1=-2, dim2=-1)
+
+
+def _rounded(factor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return factor if dtype is None else factor.to(dtype)

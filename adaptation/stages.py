@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from adaptation import plots, results, trainer
 from adaptation.comparison import Entry, Record, compare
+from adaptation.memory import Layout, Size, head_sizes, lay_out
 from adaptation.pairs import Pairs, Survey, survey
 from adaptation.reduction import Reduction, check_components
 from adaptation.sources import TRAINING_PAIRS, Source, read_facts, read_settings
@@ -39,7 +41,8 @@ class Model:
 @dataclass(frozen=True)
 class Plan:
     """What all models of a call share: the settings of `runs` runs, `tested` test pairs in each, where they are
-    computed, the reduction of each run's own, and the CSV that chose the pairs."""
+    computed, the reduction of each run's own, the CSV that chose the pairs, and the bytes of memory that may be used
+    (None: chosen by what is free)."""
 
     settings: Settings
     runs: int
@@ -47,6 +50,7 @@ class Plan:
     device: torch.device
     reduction: Reduction | None = None
     subset: Path | None = None
+    memory: float | None = None
 
 
 def look_through(sources: Sequence[Source], subset: Path | None, skip: bool) -> list[Survey]:
@@ -100,6 +104,15 @@ def check_reducible(model: Model, plan: Plan) -> None:
     check_components(plan.reduction.components, model.source.path, model.survey.views, trained, model.survey.width)
 
 
+def layout(model: Model, plan: Plan) -> Layout:
+    """How the runs of a model share the memory; InputError when there is too little for one."""
+    found, settings = model.survey, plan.settings
+    width, trained = plan.reduction.components if plan.reduction else found.width, len(found.names) - plan.tested
+    batch = min(settings.batch_size or trained, trained)
+    size = Size(found.views, trained, plan.tested, batch, width, *head_sizes(settings.head, width))
+    return lay_out(size, plan.runs, plan.device, plan.memory, settings.precision == "bf16")
+
+
 def run_models(models: Sequence[Model], plan: Plan, overwrite: bool) -> list[dict[str, Any]]:
     """Runs all models and writes their run folders; returns what each `summary.json` holds.
 
@@ -108,12 +121,13 @@ def run_models(models: Sequence[Model], plan: Plan, overwrite: bool) -> list[dic
     """
     for model in models:
         results.check_folder(model.folder, overwrite)
+    layouts = [layout(model, plan) for model in models]
     folders = [results.prepare_folder(model.folder, overwrite) for model in models]
     _announce(models, plan)
     with progress(len(models) * plan.runs * plan.settings.steps, "train", "epochs") as bar:
         found = [
-            _run_model(model, folder, plan, bar, f"{model.source.label}, " if len(models) > 1 else "")
-            for model, folder in zip(models, folders, strict=True)
+            _run_model(model, folder, plan, how, bar, f"{model.source.label}, " if len(models) > 1 else "")
+            for model, folder, how in zip(models, folders, layouts, strict=True)
         ]
     for model, folder in zip(models, folders, strict=True):
         results.put_in_place(folder, model.folder)
@@ -136,10 +150,10 @@ def _announce(models: Sequence[Model], plan: Plan) -> None:
     print(f"{told}, {len(models)} models{fitted}\n{table(('model', 'numbers a side', 'views', 'file'), rows)}")
 
 
-def _run_model(model: Model, folder: Path, plan: Plan, bar: Bar, label: str) -> dict[str, Any]:
+def _run_model(model: Model, folder: Path, plan: Plan, how: Layout, bar: Bar, label: str) -> dict[str, Any]:
     """The runs of a model, written to `folder`."""
     pairs = model.survey.load()
-    runs = _train(pairs if plan.reduction else pairs.to(plan.device), folder, plan, bar, label)
+    runs = _train(pairs if plan.reduction else pairs.to(plan.device), folder, plan, how, bar, label)
     results.write_average(folder, runs)
     plots.write_curves(folder, runs, plan.settings.ks)
     metrics, facts = summary(runs), _facts(model, plan)
@@ -147,15 +161,28 @@ def _run_model(model: Model, folder: Path, plan: Plan, bar: Bar, label: str) -> 
     return {**facts, "metrics": metrics}
 
 
-def _train(pairs: Pairs, folder: Path, plan: Plan, bar: Bar, label: str) -> list[Scores]:
-    """The numbers of the runs, which go one after the other and are each written when done."""
+def _train(pairs: Pairs, folder: Path, plan: Plan, how: Layout, bar: Bar, label: str) -> list[Scores]:
+    """The numbers of the runs; as many as the memory holds go side by side, and each is written when done."""
     done = []
-    for number in range(1, plan.runs + 1):
-        bar.set_postfix_str(f"{label}run {number}/{plan.runs}", refresh=False)
-        finished = trainer.train_run(pairs, plan.settings, number, lambda: bar.update(), plan.reduction)
-        results.write_run(folder, finished, pairs, plan.settings.head)
-        done.append(finished.scores())
+    for first in range(1, plan.runs + 1, how.runs):
+        numbers = range(first, min(first + how.runs, plan.runs + 1))
+        bar.set_postfix_str(f"{label}{_shown(numbers)}/{plan.runs}", refresh=False)
+        done += _train_some(pairs, numbers, folder, plan, how, bar)
     return done
+
+
+def _train_some(pairs: Pairs, numbers: range, folder: Path, plan: Plan, how: Layout, bar: Bar) -> list[Scores]:
+    """Trains and writes the runs of these numbers; their heads, which are large, end here."""
+    on_epoch = partial(bar.update, len(numbers))
+    finished = trainer.train_runs(pairs, plan.settings, numbers, on_epoch, plan.reduction, how.tiling)
+    for run in finished:
+        results.write_run(folder, run, pairs, plan.settings.head)
+    return [run.scores() for run in finished]
+
+
+def _shown(numbers: range) -> str:
+    """`run 3` or `runs 1-20`."""
+    return f"run {numbers[0]}" if len(numbers) == 1 else f"runs {numbers[0]}-{numbers[-1]}"
 
 
 def _facts(model: Model, plan: Plan) -> dict[str, Any]:

@@ -1,17 +1,21 @@
-"""The epochs of a run: one full-batch step each, as in the paper. Nothing here prints or writes."""
+"""The epochs of runs: one full-batch step each, as in the paper, for many runs at once. Nothing here prints or writes.
+
+V views, R runs, N pairs, D numbers a side.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptation.heads import build_head
-from adaptation.losses import contrastive_loss, cosine_similarities
+from adaptation.heads import HeadStack, build_head
+from adaptation.losses import Tiling, contrast
 from adaptation.metrics import retrieval_metrics
 from adaptation.pairs import Pairs
 from adaptation.reduction import Reduction
@@ -29,7 +33,7 @@ Curves = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made of; the defaults are the paper's."""
+    """What a run is made of; the defaults are the paper's. `batch_size` is None for all pairs at once."""
 
     head: str = "original"
     epochs: int = 150
@@ -37,6 +41,8 @@ class Settings:
     test_split: float = 0.25
     ks: tuple[int, ...] = (1, 3)
     seed: int = 0
+    batch_size: int | None = None
+    precision: str = "fp32"
 
     @property
     def steps(self) -> int:
@@ -73,63 +79,172 @@ class Run(Scores):
         return Scores(train=self.train, test=self.test, frozen=self.frozen)
 
 
-def train_run(
+@dataclass(frozen=True)
+class Stack:
+    """The pairs of R runs: `left` and `right` are (V, R, N, D)."""
+
+    left: Tensor
+    right: Tensor
+
+    def __len__(self) -> int:
+        return self.left.shape[2]
+
+
+def train_runs(
     pairs: Pairs,
     settings: Settings,
-    number: int,
+    numbers: Sequence[int],
     on_epoch: Callable[[], object] = lambda: None,
     reduction: Reduction | None = None,
-) -> Run:
-    """Trains and tests one run on the device of `pairs`, or on that of a `reduction`, which is fitted on the run's
-    training pairs first. The same seed and number give the same run.
+    tiling: Tiling | None = None,
+) -> list[Run]:
+    """Trains and tests the runs of these numbers side by side, on the device of `pairs` or on that of a `reduction`,
+    which is fitted on each run's training pairs first. A run depends on the seed and its own number alone.
 
     InputError when the temperature takes the loss beyond what a float32 can hold.
     """
-    split_seed, head_seed = seeds_of(settings.seed, number)
-    split = draw_split(len(pairs), settings.test_split, split_seed)
-    pairs, pca = reduction(pairs, split.train) if reduction else (pairs, None)
-    train, test = pairs.subset(split.train), pairs.subset(split.test)
-    head = build_head(settings.head, pairs.left.shape[-1], head_seed).to(pairs.left.device)
-    weights = list(head.parameters())
+    tiling = tiling or Tiling()
+    seeds = [seeds_of(settings.seed, number) for number in numbers]
+    splits = [draw_split(len(pairs), settings.test_split, seed) for seed, _ in seeds]
+    train, test, pcas = _stacked(pairs, splits, reduction)
+    heads = HeadStack([build_head(settings.head, train.left.shape[-1], seed) for _, seed in seeds], train.left.device)
+    weights = list(heads.weights.values())
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE) if weights else None
-    run = Run(number, split, head, optimiser, pca)
+    orders = [np.random.default_rng(seed) for _, seed in seeds]
     seen: list[tuple[Metrics, Metrics]] = []
     for _ in range(settings.steps):
-        learned = train_epoch(head, optimiser, train, settings)
-        seen.append((learned, evaluate(head, test, settings)))
+        learned = train_epoch(heads, optimiser, train, settings, tiling, orders)
+        seen.append((learned, evaluate(heads, test, settings, tiling)))
         on_epoch()
-    run.train, run.test = (_curves([epoch[side] for epoch in seen]) for side in (0, 1))
-    run.frozen = {name: value.item() for name, value in evaluate(nn.Identity(), test, settings).items()}
-    if not all(map(math.isfinite, [*run.train["Loss"], *run.test["Loss"], run.frozen["Loss"]])):
-        raise InputError(f"the loss is no finite number at -t {settings.temperature:g}; give a smaller temperature")
-    return run
+    frozen = evaluate(nn.Identity(), test, settings, tiling)
+    curves = [_curves([epoch[side] for epoch in seen]) for side in (0, 1)]
+    _check_finite([*curves, _curves([frozen])], settings)
+    return [
+        Run(
+            train={name: values[run] for name, values in curves[0].items()},
+            test={name: values[run] for name, values in curves[1].items()},
+            frozen={name: values[run].item() for name, values in frozen.items()},
+            number=number,
+            split=splits[run],
+            head=(head := heads.unstacked(run)),
+            optimiser=_unstacked(optimiser, heads, head, run),
+            pca=pcas[run],
+        )
+        for run, number in enumerate(numbers)
+    ]
 
 
-def train_epoch(head: nn.Module, optimiser: torch.optim.Optimizer | None, train: Pairs, settings: Settings) -> Metrics:
-    """One step on all train pairs; returns the loss (averaged over the views) and the original view's metrics."""
-    with torch.set_grad_enabled(optimiser is not None):
-        by_view = [
-            cosine_similarities(head(left), head(right)) for left, right in zip(train.left, train.right, strict=True)
-        ]
-        loss = torch.stack([contrastive_loss(similarities, settings.temperature) for similarities in by_view]).mean()
+def _stacked(
+    pairs: Pairs, splits: Sequence[Split], reduction: Reduction | None
+) -> tuple[Stack, Stack, list[PCA | None]]:
+    """The train and the test pairs of all runs, and the PCA of each; of the test pairs the original view alone."""
+    train: list[Pairs] = []
+    test: list[Pairs] = []
+    pcas: list[PCA | None] = []
+    for split in splits:
+        own, pca = reduction(pairs, split.train) if reduction else (pairs, None)
+        train.append(own.subset(split.train))
+        test.append(Pairs(own.left[:1], own.right[:1], own.names).subset(split.test))
+        pcas.append(pca)
+    return _stack(train), _stack(test), pcas
+
+
+def _stack(runs: Sequence[Pairs]) -> Stack:
+    if len(runs) == 1:
+        return Stack(runs[0].left[:, None], runs[0].right[:, None])
+    return Stack(torch.stack([run.left for run in runs], dim=1), torch.stack([run.right for run in runs], dim=1))
+
+
+def train_epoch(
+    heads: HeadStack,
+    optimiser: torch.optim.Optimizer | None,
+    train: Stack,
+    settings: Settings,
+    tiling: Tiling,
+    orders: Sequence[np.random.Generator],
+) -> Metrics:
+    """One step on each batch of the train pairs, which is one on all of them when there is no batch size.
+
+    Returns for each run the loss, averaged over views and pairs, and the original view's metrics, where the gallery of
+    a pair is its batch. `orders` draws each run's batches.
+    """
+    losses, ranks = [], []
+    for batch in _batches(train, settings.batch_size, orders):
+        loss, found = _step(heads, optimiser, batch, settings, tiling)
+        losses.append(loss * (len(batch) / len(train)))
+        ranks.append(found)
+    directions = [torch.cat(parts, dim=-1) for parts in zip(*ranks, strict=True)]
+    return {"Loss": torch.stack(losses).sum(0), **retrieval_metrics(directions, settings.ks)}
+
+
+def _batches(train: Stack, size: int | None, orders: Sequence[np.random.Generator]) -> Iterator[Stack]:
+    """All pairs, or as few batches as hold at most `size` pairs each, of equal size but for one, in a new order."""
+    if size is None or size >= len(train):
+        yield train
+        return
+    drawn = np.stack([order.permutation(len(train)) for order in orders])  # R N
+    runs = torch.arange(len(drawn), device=train.left.device)[:, None]
+    for part in np.array_split(drawn, math.ceil(len(train) / size), axis=1):
+        pairs = torch.from_numpy(part).to(train.left.device)
+        yield Stack(train.left[:, runs, pairs], train.right[:, runs, pairs])
+
+
+def _step(
+    heads: HeadStack, optimiser: torch.optim.Optimizer | None, batch: Stack, settings: Settings, tiling: Tiling
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One step of Adam; the loss (R,) before it and the ranks (R, N) of the original view.
+
+    The views go one after the other, so that the activations of one alone are held.
+    """
+    seen = []
     if optimiser is not None:
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+    for view, (left, right) in enumerate(zip(batch.left, batch.right, strict=True)):
+        with torch.set_grad_enabled(optimiser is not None):
+            left, right = (_embeddings(heads, side, settings.precision) for side in (left, right))
+            found = contrast(left, right, settings.temperature, tiling, ranked=view == 0)
+        if optimiser is not None:
+            (found.loss.sum() / len(batch.left)).backward()  # type: ignore[no-untyped-call]
+        seen.append(found)
+    if optimiser is not None:
         optimiser.step()
-    return _metrics(by_view[0].detach(), loss.detach(), settings.ks)
+    return torch.stack([found.loss.detach() for found in seen]).mean(0), seen[0].ranks
+
+
+def _embeddings(heads: HeadStack, side: Tensor, precision: str) -> Tensor:
+    """The embeddings (R, N, E) float32 of a side (R, N, D)."""
+    with torch.autocast(side.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        embeddings = heads(side)
+    return embeddings.float()
 
 
 @torch.no_grad()
-def evaluate(head: nn.Module, pairs: Pairs, settings: Settings) -> Metrics:
-    """Loss and metrics of the original view of `pairs`, which are each other's gallery."""
-    similarities = cosine_similarities(head(pairs.left[0]), head(pairs.right[0]))
-    return _metrics(similarities, contrastive_loss(similarities, settings.temperature), settings.ks)
+def evaluate(heads: Callable[[Tensor], Tensor], test: Stack, settings: Settings, tiling: Tiling) -> Metrics:
+    """Loss and metrics (R,) of the original view of `test`, whose pairs are each other's gallery; never in bf16."""
+    exact = replace(tiling, factors=None)
+    found = contrast(heads(test.left[0]), heads(test.right[0]), settings.temperature, exact)
+    return {"Loss": found.loss, **retrieval_metrics(found.ranks, settings.ks)}
 
 
-def _metrics(similarities: Tensor, loss: Tensor, ks: Sequence[int]) -> Metrics:
-    return {"Loss": loss, **retrieval_metrics(similarities, ks)}
+def _curves(epochs: Sequence[Metrics]) -> dict[str, list[list[float]]]:
+    """From the metrics (R,) of each epoch a curve for each run; they leave the device together, when all is done."""
+    return {name: torch.stack([epoch[name] for epoch in epochs], dim=1).tolist() for name in epochs[0]}
 
 
-def _curves(epochs: Sequence[Metrics]) -> Curves:
-    """A list of dicts of scalars -> a dict of lists; they leave the device together, at the end of the run."""
-    return {name: torch.stack([epoch[name] for epoch in epochs]).tolist() for name in epochs[0]}
+def _check_finite(curves: Sequence[dict[str, list[list[float]]]], settings: Settings) -> None:
+    losses = [value for found in curves for curve in found["Loss"] for value in curve]
+    if not all(map(math.isfinite, losses)):
+        raise InputError(f"the loss is no finite number at -t {settings.temperature:g}; give a smaller temperature")
+
+
+def _unstacked(
+    optimiser: torch.optim.Optimizer | None, heads: HeadStack, head: nn.Module, run: int
+) -> torch.optim.Optimizer | None:
+    """An optimiser for the head of one run, as far as that of all has come."""
+    if optimiser is None:
+        return None
+    own = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
+    for name, weight in head.named_parameters():
+        state = optimiser.state[heads.weights[name]]
+        own.state[weight] = {key: value[run].clone() if value.ndim else value.clone() for key, value in state.items()}
+    return own

@@ -92,3 +92,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--gpu", dest="gpu", action="store_true", default=None, help="use the GPU (default where there is one)"
     )
     either.add_argument("--cpu", dest="gpu", action="store_false", help="use the CPU")
+
+
+def add_precision(parser: argparse.ArgumentParser, allowed: Sequence[str], told: str) -> None:
+    """`--precision`, one of those `allowed`."""
+    parser.add_argument(
+        "--precision", choices=allowed, default="fp32", help=f"arithmetic (default fp32, as in the paper); {told}"
+    )

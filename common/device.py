@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from common.errors import InputError
+
 MEMORY = Path("/proc/meminfo")
+TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What numbers are held in under each precision; with tf32 it is the factors of products that are rounded."""
+ON_CPU = ("fp32", "bf16")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt in glibc's malloc.h
 
 
 def choose_device(gpu: bool | None) -> torch.device:
@@ -32,10 +42,42 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({torch.get_num_threads()} threads)"
 
 
-def full_precision() -> None:
-    """Makes fp32 mean fp32: cuDNN would otherwise run convolutions in TF32 (10 bits of mantissa) without a word."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+def cores() -> int:
+    """Processors that this process may run on: fewer than the machine has where a scheduler or container says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """InputError for a precision that a CPU does not have or is slower in than in fp32."""
+    if device.type == "cpu" and precision not in ON_CPU:
+        raise InputError(f"--precision {precision}: is for a GPU; a CPU takes {' or '.join(ON_CPU)}")
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Lets a GPU round the factors of fp32 products to TF32 (10 bits of mantissa), or makes fp32 mean fp32, which
+    cuDNN's convolutions otherwise do not, without a word."""
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cublas.allow_tf32
+    try:
+        cudnn.allow_tf32 = cublas.allow_tf32 = allowed
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32 = before
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep large blocks that were freed for their next use, in this process.
+
+    Otherwise each tensor of some MB is given back to the system and comes back as pages that must be cleared first,
+    which was measured to take a tenth of an epoch on a CPU. Another system's library is left as it is.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def available_memory() -> float:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from featuresExtractor.folding import fold_batch_norms
 from featuresExtractor.models import Model
 
 Reduce = Callable[[Tensor], Tensor]
@@ -39,14 +40,16 @@ def pooled(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
     Maps become their mean over space. Of tokens the first, the class token, is taken (`class`), or the mean of those
     behind the first `prefix`, which belong to no place (`mean`). ValueError for an activation of another shape.
     """
-    values = activation.float()
-    if values.ndim == 4:
-        return values.mean((1, 2) if channels_last(values.shape[1:]) else (2, 3))
-    if values.ndim == 3:
-        return values[:, 0].clone() if tokens == "class" else values[:, prefix:].mean(1)
-    if values.ndim != 2:
+    single = torch.float32
+    if activation.ndim == 4:
+        space = (1, 2) if channels_last(activation.shape[1:]) else (2, 3)
+        return activation.mean(space, dtype=single)
+    if activation.ndim == 3 and tokens != "class":
+        return activation[:, prefix:].mean(1, dtype=single)
+    if activation.ndim not in (2, 3):
         raise ValueError(f"activation of shape {tuple(activation.shape)}; a map, tokens or a vector can be pooled")
-    return values.clone()  # what follows in the network, such as ReLU, may work in place
+    vectors = activation[:, 0] if activation.ndim == 3 else activation
+    return vectors.to(single, copy=True)  # what follows in the network, such as ReLU, may work in place
 
 
 def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
@@ -75,27 +78,49 @@ class TappedBackbone(nn.Module):
         self.backbone = backbone
         self.layers = tuple(layers)
         self.reduce = reduce
+        self.found: dict[str, Tensor] = {}
+        self.taps: list[RemovableHandle] = []
+        self._attach()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Pictures (N, 3, H, W) -> one tensor for each layer, in the order of `layers`."""
-        found: dict[str, Tensor] = {}
-        handles = [self._tap(layer, found) for layer in self.layers]
-        try:
-            self.backbone(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.found = {}
+        self.backbone(images)
+        found, self.found = self.found, {}
         return [found[layer] for layer in self.layers]
 
-    def _tap(self, layer: str, found: dict[str, Tensor]) -> RemovableHandle:
+    def fold(self, images: Tensor) -> int:
+        """Folds BatchNorms into convolutions where that leaves the layers of `images` as they are; their number."""
+        self._detach()
+        try:
+            return fold_batch_norms(self.backbone, lambda: self._once(images), self.layers)
+        finally:
+            self._attach()
+
+    def _once(self, images: Tensor) -> list[Tensor]:
+        """The layers of the network as it is now, whose modules may be others than before."""
+        self._attach()
+        try:
+            return self.forward(images)
+        finally:
+            self._detach()
+
+    def _attach(self) -> None:
+        self.taps = [self._tap(layer) for layer in self.layers]
+
+    def _detach(self) -> None:
+        for tap in self.taps:
+            tap.remove()
+
+    def _tap(self, layer: str) -> RemovableHandle:
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[layer] = self.reduce(output)
+            self.found[layer] = self.reduce(output)
 
         return self.backbone.get_submodule(layer).register_forward_hook(keep)
 
 
 @torch.inference_mode()
-def tapped(backbone: TappedBackbone, images: Tensor, joined: bool = True) -> list[Tensor]:
+def tapped(backbone: Callable[[Tensor], list[Tensor]], images: Tensor, joined: bool = True) -> list[Tensor]:
     """The layers of a batch (N, 3, H, W): each on its own, or with `joined` side by side as one (N, D)."""
     layers = backbone(images)
     return [torch.cat(layers, dim=1)] if joined else layers

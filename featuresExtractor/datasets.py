@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import islice
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from featuresExtractor.transforms import Preprocessing, prepare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
@@ -180,24 +183,29 @@ def keep_subset(dataset: Dataset, subset: Path, skip: bool = False) -> Dataset:
 
 
 @dataclass(frozen=True)
-class Item:
-    """Pixels (sides, 3, crop, crop) uint8 of the item with this index; or None, and what could not be read and why."""
+class Batch:
+    """Consecutive items: how many there are (`count`), the indices of those that could be read, their pixels
+    (indices * sides, 3, crop, crop) uint8 with the channels last in memory, and what could not be read and why.
 
-    index: int
-    pixels: NDArray[np.uint8] | None
-    faults: tuple[Skipped, ...] = ()
+    The pixels hold until the next batch is asked for."""
+
+    count: int
+    indices: list[int]
+    pixels: Pixels
+    faults: list[Skipped]
 
 
-def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing) -> Item:
-    """Reads and prepares the pictures of one item, each decoded once."""
-    sides, faults = [], []
-    for path in dataset.items[index]:
+def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing, pixels: Pixels) -> list[Skipped]:
+    """Reads and prepares the pictures of one item into `pixels` (sides, 3, crop, crop), each decoded once; returns what
+    could not be read."""
+    faults = []
+    for path, target in zip(dataset.items[index], pixels, strict=True):
         try:
-            sides.append(read_image(path, preprocessing))
+            target[:] = read_image(path, preprocessing)
         except Exception as error:  # decoders raise whatever a broken file leads them to
             reason = " ".join(str(error).split()) or type(error).__name__
             faults.append(Skipped(_name(dataset.root, path), reason.replace(f" {str(path)!r}", "")))
-    return Item(index, None if faults else np.stack(sides), tuple(faults))
+    return faults
 
 
 def read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -206,27 +214,39 @@ def read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         return prepare(image, preprocessing)
 
 
-def read_ahead(dataset: Dataset, preprocessing: Preprocessing, workers: int, ahead: int) -> Iterator[Item]:
-    """All items in order, decoded by `workers` threads that are at most `ahead` items in front of the consumer.
+def read_batches(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    size: int,
+    workers: int,
+    allocate: Callable[[tuple[int, ...]], Pixels],
+) -> Iterator[Batch]:
+    """All items in order, `size` at a time and fewer at the end, decoded by `workers` threads.
 
+    They decode into a few batches' room that `allocate` gives once, and so are never far ahead of the consumer.
     Threads, not processes: Pillow decodes and resizes without holding the interpreter's lock.
     """
+    sides, crop = len(dataset.sides), preprocessing.crop
+    parts = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
+    ahead = min(len(parts), max(3, 1 + math.ceil(2 * workers / size)))
+    rooms = [allocate((size, sides, crop, crop, 3)).transpose(0, 1, 4, 2, 3) for _ in range(ahead)]
     with ThreadPoolExecutor(workers) as pool:
-        indices = iter(range(len(dataset)))
-        waiting: deque[Future[Item]] = deque()
+        waiting: deque[list[Future[list[Skipped]]]] = deque()
         try:
-            while True:
-                for index in islice(indices, ahead - len(waiting)):
-                    waiting.append(pool.submit(read_item, dataset, index, preprocessing))
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
+            for number, part in enumerate(parts):
+                for later in range(number + len(waiting), min(number + ahead, len(parts))):
+                    room = rooms[later % ahead]
+                    reads = (partial(read_item, dataset, index, preprocessing) for index in parts[later])
+                    waiting.append([pool.submit(read, room[slot]) for slot, read in enumerate(reads)])
+                yield _finished(part, rooms[number % ahead], [future.result() for future in waiting.popleft()])
         finally:
-            for future in waiting:
+            for future in chain.from_iterable(waiting):
                 future.cancel()
 
 
-def in_batches(items: Iterator[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Consecutive items, `size` at a time; fewer at the end."""
-    while batch := list(islice(items, size)):
-        yield batch
+def _finished(part: range, room: Pixels, faults: list[list[Skipped]]) -> Batch:
+    """A batch, closed up where items could not be read."""
+    good = [slot for slot, found in enumerate(faults) if not found]
+    pixels = room[: len(part)] if len(good) == len(part) else room[good]
+    indices = [part[slot] for slot in good]
+    return Batch(len(part), indices, pixels.reshape(-1, *room.shape[2:]), list(chain.from_iterable(faults)))

@@ -15,34 +15,59 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from common.device import tf32
 from common.errors import InputError
 from common.files import written_whole
+from featuresExtractor.eigen import leading_eigenpairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NARROW = 1024  # up to this width float64 costs little
+BLOCKS, BLOCK = 8, 256  # parts that a row is cut into, and the least numbers of one
+
+
 class Moments:
     """Number, mean (D,) and scatter (D, D) = sum of (x - mean)(x - mean)^T of the rows seen so far, in float64.
 
-    float64 has no reduced-precision mode: on every device the products are what they say.
+    The products of wide rows are computed in float32, chunk by chunk, and merged in float64. Of the scatter, which is
+    symmetric, only blocks on and below the diagonal are computed.
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.products = torch.float32 if width > NARROW else torch.float64
+        step = max(BLOCK, -(-width // BLOCKS))
+        self.blocks = [slice(start, min(start + step, width)) for start in range(0, width, step)]
 
     def add(self, rows: Tensor) -> None:
         """Merges a chunk of rows (n, D)."""
-        rows = rows.to(self.mean)
-        mean, total = rows.mean(0), self.count + len(rows)
-        shift = mean - self.mean
-        rows = rows - mean
-        self.scatter.addmm_(rows.T, rows)
-        self.scatter.addr_(shift, shift, alpha=self.count * len(rows) / total)
+        about = rows.mean(0).to(self.mean.device, self.products)
+        centred = rows.to(about) - about
+        rest = centred.mean(0, dtype=torch.float64)  # what rounding left of the mean
+        shift, total = about + rest - self.mean, self.count + len(rows)
+        self._add_products(centred)
+        self._add_outer(rest, -len(rows))
+        self._add_outer(shift, self.count * len(rows) / total)
         self.mean += shift * (len(rows) / total)
         self.count = total
+
+    def _add_products(self, centred: Tensor) -> None:
+        for block in self.blocks:
+            self.scatter[block, : block.stop] += centred[:, block].T @ centred[:, : block.stop]
+
+    def _add_outer(self, vector: Tensor, scale: float) -> None:
+        for block in self.blocks:
+            self.scatter[block, : block.stop].addr_(vector[block], vector[: block.stop], alpha=scale)
+
+    def covariance(self) -> Tensor:
+        """Of the rows seen, (D, D), in the memory of the scatter: nothing can be added afterwards."""
+        for block in self.blocks:
+            self.scatter[: block.start, block] = self.scatter[block, : block.start].T
+        return self.scatter.div_(max(1, self.count - 1))
 
 
 def check_components(n_components: int, rows: int, width: int) -> None:
@@ -58,13 +83,13 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int, device: torch.device) -> PCA:
     """The `n_components` directions of largest variance of all rows in `chunks` (each (n, D)), without whitening."""
     moments = Moments(width, device)
-    for chunk in chunks:
-        moments.add(torch.from_numpy(chunk))
-    check_components(n_components, moments.count, width)
-    values, vectors = torch.linalg.eigh(moments.scatter / max(1, moments.count - 1))  # ascending; columns of D
-    variances = values.flip(0).clamp(min=0)
-    components = _signed(vectors.flip(1)[:, :n_components].T)
-    return _as_sklearn(components, moments, variances)
+    with tf32(False):
+        for chunk in chunks:
+            moments.add(torch.from_numpy(chunk))
+        check_components(n_components, moments.count, width)
+        covariance = moments.covariance()
+        variances, vectors = leading_eigenpairs(covariance, n_components)
+    return _as_sklearn(_signed(vectors.T), moments, variances.clamp(min=0), covariance.trace())
 
 
 def _signed(components: Tensor) -> Tensor:
@@ -74,17 +99,17 @@ def _signed(components: Tensor) -> Tensor:
     return components * components.gather(1, largest).sign()
 
 
-def _as_sklearn(components: Tensor, moments: Moments, variances: Tensor) -> PCA:
+def _as_sklearn(components: Tensor, moments: Moments, kept: Tensor, total: Tensor) -> PCA:
     """The fitted values under the names that scikit-learn gives them."""
     n_components, width = components.shape
-    kept, rest = variances[:n_components], variances[n_components : min(moments.count, width)]
+    rest = min(moments.count, width) - n_components
     pca = PCA(n_components=n_components, svd_solver="covariance_eigh")
     pca.components_ = components.contiguous().cpu().numpy()
     pca.mean_ = moments.mean.cpu().numpy()
     pca.explained_variance_ = kept.cpu().numpy()
-    pca.explained_variance_ratio_ = (kept / variances.sum()).nan_to_num(0.0).cpu().numpy()
+    pca.explained_variance_ratio_ = (kept / total).nan_to_num(0.0).cpu().numpy()
     pca.singular_values_ = (kept * max(1, moments.count - 1)).sqrt().cpu().numpy()
-    pca.noise_variance_ = float(rest.mean()) if len(rest) else 0.0
+    pca.noise_variance_ = max(0.0, float(total - kept.sum()) / rest) if rest else 0.0
     pca.n_samples_, pca.n_components_, pca.n_features_in_ = moments.count, n_components, width
     return pca
 

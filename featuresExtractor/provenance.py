@@ -55,6 +55,7 @@ def record(
         "weights_origin": origin,
         "written": report.written,
         "skipped": [asdict(item) for item in (*dataset.skipped, *report.skipped)],
+        "drift": asdict(report.drift) if report.drift else None,
         "no_pictures": no_pictures(dataset),
         "flags": flags,
         "versions": package_versions(),

@@ -24,7 +24,8 @@ from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.datasets import Dataset, no_pictures
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
-from featuresExtractor.extractor import Forward, Report, extract
+from featuresExtractor.extractor import Report, extract
+from featuresExtractor.forward import Forward
 from featuresExtractor.models import Model
 from featuresExtractor.pca import check_components
 from featuresExtractor.processor import Processor, Reduction, made_from, reduce_features
@@ -54,6 +55,8 @@ class Job:
     overwrite: bool = False
     keep: bool = False
     flags: Mapping[str, object] = field(default_factory=dict)
+    precision: str = "fp32"
+    compiled: bool = False
 
     @property
     def vectors(self) -> int:
@@ -120,7 +123,7 @@ def _run_stages(job: Job) -> None:
         raise InputError(f"{_shown(job.file(job.reductions[0].target))}: already there; --overwrite replaces it")
     weights = find_weights(job.model, job.weights, job.seed)
     activation = job.processor.kind.activation
-    chosen = provenance.settings(job.model, weights, job.dataset, job.views, activation)
+    chosen = provenance.settings(job.model, weights, job.dataset, job.views, activation, job.precision)
     facts = _reusable(job, chosen)
     if facts is None:
         _check_outdated(job)
@@ -180,7 +183,9 @@ def _forward(job: Job, tapped: TappedBackbone) -> Forward:
     """The backbone on its device; InputError for one that cannot take the paper's pictures."""
     joined = job.processor.kind.joined is not None
     try:
-        return Forward(tapped, job.model.preprocessing, job.views, job.device, job.batch, joined)
+        return Forward(
+            tapped, job.model.preprocessing, job.views, job.device, job.batch, joined, job.precision, job.compiled
+        )
     except (AssertionError, RuntimeError) as error:
         if job.model.preprocess == "own":
             raise
@@ -213,11 +218,13 @@ def _write_features(job: Job, forward: Forward) -> Report:
 def _announce(job: Job, forward: Forward) -> None:
     """What runs, on what, and what is left alone."""
     batch = f"{forward.batch} pictures at a time"
+    precision = f"{job.precision}, compiled" if job.compiled else job.precision
     if forward.batch < job.batch:
         batch += f" (of at most {job.batch:,}: memory, or more is not faster here)"
     print(
-        f"{job.model.name} on {device_name(job.device)}, precision fp32, {len(job.dataset):,} {job.dataset.kind}, "
-        f"{job.views} view{'s' * (job.views > 1)}, {batch}, {job.workers} reading"
+        f"{job.model.name} on {device_name(job.device)}, precision {precision}, "
+        f"{len(job.dataset):,} {job.dataset.kind}, {job.views} view{'s' * (job.views > 1)}, {batch}, "
+        f"{job.workers} reading"
     )
     if others := no_pictures(job.dataset):
         print(f"note: not pictures by their suffix, left alone: {listed(others, 5)}", file=sys.stderr)

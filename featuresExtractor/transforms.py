@@ -57,7 +57,8 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resized and cropped pixels, (3, crop, crop) in 0..255: the numbers of torchvision's Resize and CenterCrop."""
+    """Resized and cropped pixels, (3, crop, crop) in 0..255: the numbers of torchvision's Resize and CenterCrop. In
+    memory the channels come last, as in the picture and as convolutions like them best."""
     rgb = to_rgb(image)
     short, size = min(rgb.size), preprocessing.resize
     width, height = (size if side == short or preprocessing.squash else int(size * side / short) for side in rgb.size)
@@ -66,14 +67,14 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
     resized = rgb.resize((width, height), INTERPOLATION[preprocessing.interpolation])
     left, top = round((width - preprocessing.crop) / 2), round((height - preprocessing.crop) / 2)
     cropped = resized.crop((left, top, left + preprocessing.crop, top + preprocessing.crop))
-    return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
+    return np.asarray(cropped).transpose(2, 0, 1)
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Pixels (N, 3, H, W) uint8 -> float32 as the network saw them in training, on the device of `images`."""
+    """Pixels (N, 3, H, W) uint8 -> float32 as the network saw them in training, where and as `images` are in memory."""
     scaled = images.float().div(255)
     mean, std = (scaled.new_tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return scaled.sub(mean).div(std)
+    return scaled.sub_(mean).div_(std)
 
 
 def original(images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 from scipy import stats
 
 import train
-from adaptation import plots, results, trainer
+from adaptation import memory, plots, results, stages, trainer
 from adaptation.pairs import Survey
 from common.files import held
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
@@ -235,6 +236,35 @@ def test_the_terminal_shows_the_table_and_where_things_are(
     assert "weak, run 2/2" in err
 
 
+def test_runs_side_by_side_give_the_same_comparison(
+    features: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "lay_out", lambda *given: replace(memory.lay_out(*given), runs=2))
+    assert train.main([*call(tmp_path, features), "-r", str(RUNS)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == FOLDERS | FILES
+    for name in FOLDERS:
+        for metric, found in summary_of(tmp_path / name)["metrics"].items():
+            expected = summary_of(finished / name)["metrics"][metric]["last_epoch"]["runs"]
+            assert found["last_epoch"]["runs"] == pytest.approx(expected, rel=1e-5)
+    assert (tmp_path / "comparison.txt").read_bytes() == (finished / "comparison.txt").read_bytes()
+    err = capsys.readouterr().err
+    assert "72/72" in err  # one bar: models x runs x epochs
+    assert "weak, run 3/3" in err
+
+
+@pytest.mark.parametrize("small", ["1e-6", "0.0008"])
+def test_too_little_memory_for_one_model_is_told_before_any_is_trained(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_training: None, small: str
+) -> None:
+    # peterson's embeddings are as wide as the features: the one of 4,000 numbers alone is too much for the second
+    values = np.random.default_rng(0).standard_normal((2, PAIRS, 2, 4000)).astype(np.float32)
+    wide = write_features(tmp_path / "wide" / "features.npy", values)
+    given = [*call(tmp_path / "runs", features / "m1", wide), "--model", "peterson"]
+    told = refused(capsys, [*given, "--memory", small])
+    assert told.startswith("training on 30 pairs takes some ")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_frozen_features_are_compared_too(features: Path, tmp_path: Path) -> None:
     assert train.main([*call(tmp_path, features), "-r", "2", "--model", "dummy"]) == 0
     for record in report_of(tmp_path)["records"]:
@@ -292,7 +322,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(*_: object, **__: object) -> None:
         pytest.fail("an epoch was run")
 
-    monkeypatch.setattr(trainer, "train_run", trained)
+    monkeypatch.setattr(trainer, "train_runs", trained)
 
 
 def test_files_of_different_pairs_are_refused(
@@ -372,6 +402,7 @@ def test_an_error_shows_no_control_characters_of_a_folders_name(
         (["--pca-fit", "train"], "--components 256: "),
         (["--pca-fit", "train", "--components", "13"], "--components 13: "),
         (["--subset", "nowhere.csv"], "nowhere.csv: no CSV file"),
+        (["--precision", "tf32"], "--precision tf32: is for a GPU"),
     ],
 )
 def test_wrong_flags(

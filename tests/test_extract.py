@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -1138,14 +1139,108 @@ def test_files_that_are_no_pictures_are_named(
     assert facts(save / "tiny" / "features.json")["no_pictures"] == ["left/a0.heic"]
 
 
-def test_fp32_is_asked_for_and_the_device_handed_on(
-    command: Command, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def jobs_alone(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs that the command would run."""
+    found: list[Job] = []
+    monkeypatch.setattr("featuresExtractor.stages.run_job", found.append)
+    return found
+
+
+def test_fp32_is_the_default_and_other_wishes_are_handed_on(
+    command: Command, pairs: Callable[..., Path], jobs_alone: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called: list[str] = []
-    monkeypatch.setattr("common.device.full_precision", lambda: called.append("fp32"))
-    monkeypatch.setattr("featuresExtractor.stages.run_job", lambda job: called.append(str(job.device)))
-    assert command(pairs(1)) == 0
-    assert called == ["fp32", "cpu"]
+    monkeypatch.setattr(shutil, "which", lambda _: "/bin/compiler")
+    for words in ([], ["--precision", "bf16"], ["--compile"]):
+        assert command(pairs(1), *words) == 0
+    asked = [(job.device.type, job.precision, job.compiled) for job in jobs_alone]
+    assert asked == [("cpu", "fp32", False), ("cpu", "bf16", False), ("cpu", "fp32", True)]
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (5, 5), (32, 32), (33, 32), (200, 32)])
+def test_a_thread_a_core_reads_unless_said_otherwise_and_at_most_32(
+    cores: int,
+    workers: int,
+    command: Command,
+    pairs: Callable[..., Path],
+    jobs_alone: list[Job],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("common.device.cores", lambda: cores)
+    assert command(pairs(1)) == command(pairs(1), "--workers", "40") == 0
+    assert [job.workers for job in jobs_alone] == [workers, 40]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_a_precision_of_gpus_is_refused_on_a_cpu(
+    precision: str, command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = f"--precision {precision}: is for a GPU; a CPU takes fp32 or bf16"
+    assert refused(command, capsys, pairs(1), "--precision", precision) == told
+    assert not save.exists()
+
+
+def test_compiling_without_a_compiler_is_told(
+    command: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for: list[str] = []
+    monkeypatch.setattr(shutil, "which", looked_for.append)
+    monkeypatch.delenv("CXX", raising=False)
+    ways = "install one, set CXX, or leave --compile out"
+    assert refused(command, capsys, pairs(1), "--compile") == f"--compile: no C++ compiler 'g++' here; {ways}"
+    monkeypatch.setenv("CXX", "my-c++")
+    assert refused(command, capsys, pairs(1), "--compile") == f"--compile: no C++ compiler 'my-c++' here; {ways}"
+    assert looked_for == ["g++", "my-c++"]
+    assert command(pairs(1)) == 0  # nobody needs one who does not compile
+
+
+def test_bf16_is_told_with_what_it_costs_once_and_kept_in_the_json(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(pairs(5), "--precision", "bf16", "-b", "4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ", precision bf16, 5 pairs," in lines[0]
+    told = facts(save / "tiny" / "features.json")
+    assert told["settings"]["precision"] == "bf16"
+    drift = told["drift"]
+    assert (set(drift), drift["precision"], drift["pictures"]) == (
+        {"precision", "pictures", "lowest", "mean"},
+        "bf16",
+        4,
+    )
+    assert 0.99 < drift["lowest"] <= drift["mean"] < 1 - 1e-8
+    costs = f"lowest {drift['lowest']:.6f}, mean {drift['mean']:.6f}"
+    line = f"bf16 beside fp32, cosine of the first 4 pictures' features: {costs}"
+    assert [found for found in lines if "beside fp32" in found] == [line]
+
+
+def test_fp32_costs_nothing(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(pairs(2)) == 0
+    assert "beside fp32" not in capsys.readouterr().out
+    told = facts(save / "tiny" / "features.json")
+    assert (told["settings"]["precision"], told["drift"]) == ("fp32", None)
+
+
+@pytest.mark.parametrize(("first", "second"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_features_of_another_precision_are_not_used_again_silently(
+    first: str,
+    second: str,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = pairs(3)
+    assert command(root, "--precision", first) == 0
+    before = files_of(save)
+    text = refused(command, capsys, root, "-p", "adapt-pca", "2", "--precision", second)
+    path = save / "tiny" / "features.npy"
+    assert text == f"{path}: already there, made with other precision; --overwrite replaces it"
+    assert files_of(save) == before
+    assert command(root, "-p", "adapt-pca", "2", "--precision", first) == 0
+    assert files_of(save)["features.npy"] == before["features.npy"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

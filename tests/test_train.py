@@ -15,6 +15,8 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from adaptation import results, trainer
-from adaptation.heads import HEADS, build_head
+from adaptation import memory, results, stages, trainer
+from adaptation.heads import HEADS, HeadStack
+from adaptation.losses import Tiling
+from adaptation.memory import GIB, Layout, Size
 from adaptation.pairs import Pairs
 from adaptation.trainer import Settings
 from common import device
@@ -154,6 +158,8 @@ def test_the_summary_tells_where_the_numbers_come_from(finished: Path, features:
         "test_split": 0.25,
         "ks": [1, 3],
         "seed": 0,
+        "batch_size": None,
+        "precision": "fp32",
         "runs": RUNS,
         "subset": None,
     }
@@ -383,24 +389,26 @@ def test_fp32_is_asked_for_and_the_pairs_go_to_the_chosen_device(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[object] = []
-    to, full_precision, train_run = Pairs.to, device.full_precision, trainer.train_run
+    to, tf32, train_runs = Pairs.to, device.tf32, trainer.train_runs
 
     def moved(pairs: Pairs, where: torch.device) -> Pairs:
         calls.append(where)
         return to(pairs, torch.device("cpu"))
 
-    def precision() -> None:
-        calls.append("full precision")
-        full_precision()
+    def precision(allowed: bool) -> AbstractContextManager[None]:
+        calls.append("tf32" if allowed else "full precision")
+        return tf32(allowed)
 
-    def trained(*given: Any, **named: Any) -> trainer.Run:
+    def trained(*given: Any, **named: Any) -> list[trainer.Run]:
         calls.append("train")
-        return train_run(*given, **named)
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        return train_runs(*given, **named)
 
     monkeypatch.setattr(Pairs, "to", moved)
     monkeypatch.setattr(device, "choose_device", lambda gpu: torch.device("meta") if gpu else None)
-    monkeypatch.setattr(device, "full_precision", precision)
-    monkeypatch.setattr(trainer, "train_run", trained)
+    monkeypatch.setattr(device, "tf32", precision)
+    monkeypatch.setattr(trainer, "train_runs", trained)
     assert train.main(["-d", str(features), "-s", str(tmp_path), "-e", "1", "--gpu"]) == 0
     assert len(calls) == 3
     assert set(calls[:2]) == {"full precision", torch.device("meta")}
@@ -444,6 +452,241 @@ def test_the_defaults_are_the_papers() -> None:
     assert (args.model, args.epochs, args.runs, args.temperature) == ("original", 150, 1, 1.0)
     assert (args.test_split, args.k, args.seed, args.gpu) == (0.25, None, 0, None)
     assert (args.pca_fit, args.components) == ("extract", None)
+    assert (args.batch_size, args.precision, args.memory) == (None, "fp32", None)
+
+
+# ---- runs side by side, batches, precision, memory
+
+
+@pytest.fixture
+def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that holds three runs."""
+    monkeypatch.setattr(stages, "lay_out", lambda *given: replace(memory.lay_out(*given), runs=3))
+
+
+def expect_alike(one: Path, other: Path) -> None:
+    """Runs whose files hold the same but for rounding: their splits byte for byte."""
+    assert (one / "split.csv").read_bytes() == (other / "split.csv").read_bytes()
+    for file in ("train.csv", "val.csv"):
+        found, expected = curves(one / file), curves(other / file)
+        assert list(found) == list(expected)
+        for name, curve in found.items():
+            assert curve == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+    found, expected = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (one, other))
+    assert (found["model"], found["epoch"]) == (expected["model"], expected["epoch"])
+    torch.testing.assert_close(found["head"], expected["head"], rtol=1e-3, atol=1e-5)
+    assert found["optimizer"].get("param_groups") == expected["optimizer"].get("param_groups")
+    state, other_state = (checkpoint["optimizer"].get("state", {}) for checkpoint in (found, expected))
+    torch.testing.assert_close(state, other_state, rtol=1e-3, atol=1e-6)
+
+
+MORE = [
+    [],
+    ["--model", "peterson"],
+    ["--model", "dummy"],
+    ["--batch-size", "8"],
+    ["--pca-fit", "train", "--components", "4"],
+    ["--pca-fit", "train", "--components", "4", "--batch-size", "8"],
+]
+
+
+@pytest.mark.parametrize("more", MORE)
+def test_runs_side_by_side_are_written_as_one_after_the_other(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest, more: list[str]
+) -> None:
+    call = ["-e", "4", "-r", "5", *more]
+    assert train.main([*arguments(features, tmp_path / "single"), *call]) == 0
+    capsys.readouterr()
+    request.getfixturevalue("three_at_once")
+    assert train.main([*arguments(features, tmp_path / "stacked"), *call]) == 0
+    err = capsys.readouterr().err
+    assert ("5/5" if "dummy" in more else "20/20") in err  # one bar: all epochs of all runs
+    assert "runs 4-5/5" in err
+    written = [
+        {re.sub(r"tfevents.*", "tfevents", str(path.relative_to(folder))) for path in folder.rglob("*")}
+        for folder in (tmp_path / "single", tmp_path / "stacked")
+    ]
+    assert written[0] == written[1]
+    for run in range(1, 6):
+        expect_alike(tmp_path / "stacked" / f"run{run}", tmp_path / "single" / f"run{run}")
+    splits = {(tmp_path / "stacked" / f"run{run}" / "split.csv").read_bytes() for run in range(1, 6)}
+    assert len(splits) == 5
+    for name, found in summary_of(tmp_path / "stacked")["metrics"].items():
+        for part, values in found.items():
+            expected = summary_of(tmp_path / "single")["metrics"][name][part]
+            assert values["runs"] == pytest.approx(expected["runs"], rel=1e-5, abs=1e-6)
+
+
+def test_runs_go_in_groups_in_order(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, three_at_once: None
+) -> None:
+    done: list[object] = []
+    train_runs, write_run = trainer.train_runs, results.write_run
+
+    def trained(*given: Any, **named: Any) -> list[trainer.Run]:
+        done.append(list(given[2]))
+        return train_runs(*given, **named)
+
+    def written(folder: Path, run: trainer.Run, *given: Any) -> None:
+        done.append(run.number)
+        write_run(folder, run, *given)
+
+    monkeypatch.setattr(trainer, "train_runs", trained)
+    monkeypatch.setattr(results, "write_run", written)
+    assert train.main([*arguments(features, tmp_path), "-e", "1", "-r", "5"]) == 0
+    assert done == [[1, 2, 3], 1, 2, 3, [4, 5], 4, 5]
+
+
+def test_one_run_alone_is_told_as_one(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], three_at_once: None
+) -> None:
+    assert train.main([*arguments(features, tmp_path), "-e", "1", "-r", "4"]) == 0
+    assert "run 4/4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "size"),
+    [
+        ([], Size(views=2, trained=30, tested=10, batch=30, width=8, embedding=1024, weights=8192)),
+        (["--model", "peterson"], Size(views=2, trained=30, tested=10, batch=30, width=8, embedding=8, weights=8)),
+        (["--batch-size", "7"], Size(views=2, trained=30, tested=10, batch=7, width=8, embedding=1024, weights=8192)),
+        (["--batch-size", "99"], Size(views=2, trained=30, tested=10, batch=30, width=8, embedding=1024, weights=8192)),
+        (
+            ["--pca-fit", "train", "--components", "3", "--model", "dummy"],
+            Size(views=2, trained=30, tested=10, batch=30, width=3, embedding=3, weights=0),
+        ),
+        (
+            ["--test-split", "0.5"],
+            Size(views=2, trained=20, tested=20, batch=20, width=8, embedding=1024, weights=8192),
+        ),
+    ],
+)
+def test_the_memory_is_laid_out_for_what_is_trained(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], size: Size
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def laid_out(*given: Any) -> Layout:
+        seen.append(given)
+        return memory.lay_out(*given)
+
+    monkeypatch.setattr(stages, "lay_out", laid_out)
+    call = [*arguments(features, tmp_path), "-e", "1", "-r", "2", "--memory", "0.5", *more]
+    assert train.main([*call, "--precision", "bf16"]) == 0
+    assert set(seen) == {(size, 2, torch.device("cpu"), 0.5 * GIB, True)}
+
+
+def test_too_little_memory_is_told_in_one_line(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*arguments(features, tmp_path / "runs"), "--memory", "0.001"]) == 2
+    # 2 * (2 * 30 + 10) * 8 features, ten times 30 * 1024, three times 30 * 30, eight times 8 * 1024: 376,556
+    # numbers of four bytes
+    assert one_line(capsys) == (
+        "training on 30 pairs takes some 0.0014 GiB of memory, 0.001 GiB are allowed; --memory allows more, "
+        "--batch-size takes fewer pairs at a time"
+    )
+    assert list((tmp_path / "runs").iterdir()) == []
+    fewer = ["-e", "1", "--memory", "0.0012", "--batch-size", "20"]
+    assert train.main([*arguments(features, tmp_path / "runs"), *fewer]) == 0
+
+
+def test_similarities_that_are_computed_twice_change_no_number(
+    features: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Tiling] = []
+    train_runs = trainer.train_runs
+
+    def trained(*given: Any) -> list[trainer.Run]:
+        used.append(given[-1])
+        return train_runs(*given)
+
+    monkeypatch.setattr(trainer, "train_runs", trained)
+    size = Size(views=2, trained=30, tested=10, batch=30, width=8, embedding=1024, weights=8192)
+    between = (size.least(Tiling(keep=False)) + size.matrix / 2) / GIB
+    call = ["-e", str(EPOCHS), "-r", str(RUNS), "--memory", repr(between)]
+    assert train.main([*arguments(features, tmp_path), *call]) == 0
+    assert used == [Tiling(keep=False)] * RUNS
+    found, expected = summary_of(tmp_path)["metrics"], summary_of(finished)["metrics"]
+    for name, parts in expected.items():
+        for part, values in parts.items():
+            assert found[name][part]["runs"] == pytest.approx(values["runs"], rel=1e-6, abs=1e-6)
+
+
+def test_batches_are_trained_on_and_told(features: Path, tmp_path: Path, finished: Path) -> None:
+    call = [*arguments(features, tmp_path), "-e", "20", "--batch-size", "8"]
+    assert train.main(call) == 0
+    assert summary_of(tmp_path)["settings"]["batch_size"] == 8
+    checkpoint = torch.load(tmp_path / "run1" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["epoch"] == 20
+    assert [state["step"] for state in checkpoint["optimizer"]["state"].values()] == [20 * 4]
+    assert (tmp_path / "run1" / "split.csv").read_bytes() == (finished / "run1" / "split.csv").read_bytes()
+    loss = curves(tmp_path / "run1" / "train.csv")["Loss"]
+    assert loss[-1] < loss[0] < curves(finished / "run1" / "train.csv")["Loss"][0]  # among fewer
+
+
+def test_a_batch_size_beyond_the_pairs_is_all_of_them(features: Path, tmp_path: Path) -> None:
+    for name, more in (("all", []), ("batch", ["--batch-size", "30"])):
+        assert train.main([*arguments(features, tmp_path / name), "-e", "3", *more]) == 0
+    assert same_run(tmp_path / "all" / "run1", tmp_path / "batch" / "run1")
+
+
+def test_tf32_is_for_a_gpu(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*arguments(features, tmp_path / "runs"), "--precision", "tf32"]) == 2
+    assert one_line(capsys) == "--precision tf32: is for a GPU; a CPU takes fp32 or bf16"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_tf32_is_allowed_while_training_when_it_is_asked_for(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, allowed: bool
+) -> None:
+    flags: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before, seen = [flag.allow_tf32 for flag in flags], []
+    train_runs = trainer.train_runs
+
+    def trained(*given: Any) -> list[trainer.Run]:
+        seen.append([flag.allow_tf32 for flag in flags])
+        return train_runs(*given)
+
+    monkeypatch.setattr(trainer, "train_runs", trained)
+    monkeypatch.setattr(device, "ON_CPU", ("fp32", "tf32", "bf16"))  # where it does nothing
+    assert train.main([*arguments(features, tmp_path), "-e", "1", "--precision", precision]) == 0
+    assert seen == [[allowed, allowed]]
+    assert [flag.allow_tf32 for flag in flags] == before
+    assert summary_of(tmp_path)["settings"]["precision"] == precision
+
+
+def test_bf16_learns_as_fp32_does(features: Path, tmp_path: Path, finished: Path) -> None:
+    call = [*arguments(features, tmp_path), "-e", str(EPOCHS), "-r", str(RUNS), "--precision", "bf16"]
+    assert train.main(call) == 0
+    assert summary_of(tmp_path)["settings"]["precision"] == "bf16"
+    for run in ("run1", "run2"):
+        for file in ("train.csv", "val.csv"):
+            found, expected = (curves(folder / run / file)["Loss"] for folder in (tmp_path, finished))
+            assert found == pytest.approx(expected, rel=0.01)
+            assert found != expected
+    for name, found in summary_of(tmp_path)["metrics"].items():
+        assert found["frozen"] == summary_of(finished)["metrics"][name]["frozen"]
+
+
+@pytest.mark.parametrize("more", [[], ["--batch-size", "8"]])
+def test_frozen_features_are_tested_the_same_in_every_precision(
+    features: Path, tmp_path: Path, more: list[str]
+) -> None:
+    for precision in ("fp32", "bf16"):
+        call = [*arguments(features, tmp_path / precision), "-r", "2", "--model", "dummy", "--precision", precision]
+        assert train.main([*call, *more]) == 0
+    for run in ("run1", "run2"):
+        one, other = ((tmp_path / precision / run / "val.csv").read_bytes() for precision in ("fp32", "bf16"))
+        assert one == other
+
+
+def test_the_help_tells_what_the_flags_take_and_leave() -> None:
+    told = " ".join(train.build_parser().format_help().split())
+    assert "--batch-size N pairs in a step, at most; metrics of training then have the batch as their gallery" in told
+    assert "--precision {fp32,tf32,bf16} arithmetic (default fp32, as in the paper); bf16 rounds the products" in told
+    assert "--memory GIB memory for training; where it does not hold the pairs' similarities they are computed" in told
 
 
 # ---- nothing is lost
@@ -520,18 +763,29 @@ def test_experiments_called_like_runs_are_no_runs_of_the_folder_above(
 def test_a_finished_run_leaves_no_weights_in_memory(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads: list[weakref.ref[torch.nn.Module]] = []
+    weights: list[weakref.ref[torch.Tensor]] = []
+    train_runs = trainer.train_runs
 
-    def built(*given: Any) -> torch.nn.Module:
+    def trained(*given: Any, **named: Any) -> list[trainer.Run]:
         gc.collect()
-        assert sum(head() is not None for head in heads) <= 1  # the last one's, which is dropped for the next
-        made = build_head(*given)
-        heads.append(weakref.ref(made))
+        assert sum(weight() is not None for weight in weights) <= 1  # the last one's, which is dropped for the next
+        runs = train_runs(*given, **named)
+        weights.extend(weakref.ref(weight) for run in runs for weight in run.head.parameters())
+        return runs
+
+    stacks: list[weakref.ref[HeadStack]] = []
+
+    def stacked(*given: Any) -> HeadStack:
+        gc.collect()
+        assert not any(stack() is not None for stack in stacks)
+        made = HeadStack(*given)
+        stacks.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(trainer, "build_head", built)
+    monkeypatch.setattr(trainer, "train_runs", trained)
+    monkeypatch.setattr(trainer, "HeadStack", stacked)
     assert train.main([*arguments(features, tmp_path), "-e", "1", "-r", "4"]) == 0
-    assert len(heads) == 4
+    assert len(weights) == len(stacks) == 4
 
 
 @pytest.mark.parametrize("wrong", [["-k", "11"], ["--test-split", "1"], ["--subset", "nowhere.csv"]])
@@ -596,6 +850,11 @@ def test_settings_that_the_pairs_do_not_admit(
         (["--test-split", "half"], "argument --test-split: invalid float value: 'half'"),
         (["--model", "resnet"], "argument --model: invalid choice: 'resnet'"),
         (["--gpu"], "argument --gpu: not allowed with argument --cpu"),
+        (["--batch-size", "0"], "argument --batch-size: '0' is not a whole number above 0"),
+        (["--batch-size", "half"], "argument --batch-size: 'half' is not a whole number above 0"),
+        (["--precision", "fp16"], "argument --precision: invalid choice: 'fp16'"),
+        (["--memory", "0"], "argument --memory: '0' is not a number above 0"),
+        (["--memory", "8GB"], "argument --memory: '8GB' is not a number above 0"),
     ],
 )
 def test_settings_that_have_no_meaning(

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from adaptation.heads import HEADS, build_head
+from adaptation.heads import HEADS, HeadStack, build_head
+
+CPU = torch.device("cpu")
 
 
 def inputs(count: int = 5, numbers: int = 8) -> torch.Tensor:
@@ -64,3 +66,67 @@ def test_building_a_head_leaves_torchs_random_numbers_as_they_were(name: str) ->
     before = torch.get_rng_state()
     build_head(name, 8, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- heads of several runs
+
+
+def stack(name: str, runs: int) -> HeadStack:
+    """Heads of other weights each."""
+    heads = [build_head(name, 8, seed) for seed in range(runs)]
+    generator = torch.Generator().manual_seed(4)
+    for head in heads:
+        for weight in head.parameters():
+            weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
+    return HeadStack(heads, CPU)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_stack_gives_each_run_what_its_own_head_gives(name: str, runs: int) -> None:
+    heads = stack(name, runs)
+    vectors = torch.stack([inputs() + run for run in range(runs)])
+    found = heads(vectors)
+    for run, head in enumerate(heads.heads):
+        torch.testing.assert_close(found[run], head(vectors[run]))
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("name", ["original", "peterson"])
+def test_gradients_of_a_stack_are_those_of_each_head(name: str, runs: int) -> None:
+    heads = stack(name, runs)
+    vectors = torch.stack([inputs() + run for run in range(runs)])
+    heads(vectors).square().sum().backward()  # type: ignore[no-untyped-call]
+    ((_, stacked),) = heads.weights.items()
+    assert stacked.grad is not None
+    for run, head in enumerate(heads.heads):
+        head(vectors[run]).square().sum().backward()
+        (weight,) = head.parameters()
+        torch.testing.assert_close(stacked.grad[run], weight.grad)
+
+
+def test_a_stack_takes_nothing_of_its_heads_with_it() -> None:
+    heads = [build_head("original", 8, seed) for seed in (1, 2)]
+    before = [weight.clone() for head in heads for weight in head.parameters()]
+    stacked = HeadStack(heads, CPU)
+    with torch.no_grad():
+        for weight in stacked.weights.values():
+            weight.zero_()
+    assert all(map(torch.equal, [weight for head in heads for weight in head.parameters()], before))
+
+
+@pytest.mark.parametrize("name", ["original", "peterson"])
+def test_a_head_is_taken_out_with_the_weights_it_has_by_then(name: str) -> None:
+    heads = stack(name, 3)
+    ((key, stacked),) = heads.weights.items()
+    with torch.no_grad():
+        stacked += torch.arange(3.0).view(3, *[1] * (stacked.ndim - 1))
+    taken = [heads.unstacked(run) for run in range(3)]
+    for run, head in enumerate(taken):
+        assert type(head) is type(heads.heads[run])
+        assert list(head.state_dict()) == [key]
+        assert torch.equal(head.state_dict()[key], stacked[run])
+        torch.testing.assert_close(head(inputs()), heads(torch.stack([inputs()] * 3))[run])
+    with torch.no_grad():
+        stacked.zero_()
+    assert all(weight.any() for head in taken for weight in head.parameters())  # they share no memory

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from adaptation.losses import cosine_similarities
-from adaptation.metrics import partner_ranks, retrieval_metrics
+from adaptation.losses import Tiling, _Walk, contrast
+from adaptation.metrics import retrieval_metrics
 
 # Row ranks of the partner (the diagonal): .9 is first; .5 comes after .95 and .6; .3 after .7. Columns: .9 comes after
 # .95; .5 after .8 and .7; .3 after .6.
@@ -31,8 +32,19 @@ BY_HAND = {
 }
 
 
+def partner_ranks(similarities: Tensor) -> list[Tensor]:
+    """The ranks in any matrix S (N, N), cosines or not: those of the vectors S and I, taken as they are."""
+    walk = _Walk(similarities[None], torch.eye(len(similarities))[None], 1.0, Tiling(), ranked=True)
+    walk.losses()
+    return [ranks[0] for ranks in walk.ranks_and_gradients(False)[0]]
+
+
+def of_ranks(ranks: Sequence[Tensor], *ks: int) -> dict[str, float]:
+    return {name: value.item() for name, value in retrieval_metrics(ranks, ks).items()}
+
+
 def values(similarities: Tensor, *ks: int) -> dict[str, float]:
-    return {name: value.item() for name, value in retrieval_metrics(similarities, ks).items()}
+    return of_ranks(partner_ranks(similarities), *ks)
 
 
 def distinct(count: int, seed: int) -> Tensor:
@@ -105,8 +117,7 @@ def test_a_matrix_of_equals_finds_nobody(value: float) -> None:
 
 
 def test_a_head_that_collapsed_to_zeros_finds_nobody() -> None:
-    similarities = cosine_similarities(torch.zeros(30, 1024), torch.zeros(30, 1024))
-    found = values(similarities, 1, 29)
+    found = of_ranks(contrast(torch.zeros(1, 30, 1024), torch.zeros(1, 30, 1024), 1.0).ranks, 1, 29)
     assert found.pop("MRR") == pytest.approx(1 / 30)
     assert found.pop("median rank") == 30
     assert set(found.values()) == {0.0}
@@ -116,9 +127,12 @@ def test_a_head_that_collapsed_to_zeros_finds_nobody() -> None:
 def test_a_partner_beside_a_similarity_that_is_no_number_is_not_found(spoilt: tuple[int, int]) -> None:
     similarities = torch.eye(4)
     similarities[spoilt] = math.nan
-    left_to_right, right_to_left = partner_ranks(similarities)
-    assert left_to_right[spoilt[0]] > 1
-    assert right_to_left[spoilt[1]] > 1
+    row, column = spoilt
+    # a product with I spreads it over its row, and with the sides changed over its column
+    for ranks in (partner_ranks(similarities), partner_ranks(similarities.T)[::-1]):
+        left_to_right, right_to_left = ranks
+        assert left_to_right[row] > 1
+        assert right_to_left[column] > 1
 
 
 def test_nothing_is_found_among_similarities_that_are_no_numbers() -> None:
@@ -150,3 +164,14 @@ def test_recall_grows_with_k_up_to_one() -> None:
         curve = [found[name.format(k)] for k in range(1, 13)]
         assert all(before <= after for before, after in itertools.pairwise(curve))
         assert curve[0] < curve[-1] == 1
+
+
+def test_runs_have_the_metrics_that_each_has_alone() -> None:
+    matrices = [distinct(14, seed) for seed in (11, 12, 13)]
+    alone = [values(matrix, 1, 3) for matrix in matrices]
+    by_run = [partner_ranks(matrix) for matrix in matrices]
+    together = retrieval_metrics([torch.stack(ranks) for ranks in zip(*by_run, strict=True)], (1, 3))
+    assert {name: value.tolist() for name, value in together.items()} == {
+        name: pytest.approx([one[name] for one in alone]) for name in alone[0]
+    }
+    assert len({tuple(one.values()) for one in alone}) == 3

@@ -15,7 +15,7 @@ from PIL import Image
 from adaptation import plots
 from adaptation.comparison import Record
 from adaptation.pairs import Pairs
-from adaptation.trainer import Run, Scores, Settings, train_run
+from adaptation.trainer import Run, Scores, Settings, train_runs
 
 SETTINGS = Settings(epochs=3, temperature=15.0, ks=(1, 3))
 
@@ -26,7 +26,7 @@ def drawn_run(train: list[float], test: list[float]) -> Scores:
 
 @pytest.fixture
 def run(pairs: Pairs) -> Run:
-    return train_run(pairs, SETTINGS, number=2)
+    return train_runs(pairs, SETTINGS, [2])[0]
 
 
 # ---- curves

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adaptation import results
 from adaptation.pairs import Pairs
-from adaptation.trainer import Run, Scores, Settings, train_run
+from adaptation.trainer import Run, Scores, Settings, train_runs
 from common.errors import InputError
 from common.files import written_whole
 
@@ -42,7 +42,7 @@ def drawn_run(train: list[float], test: list[float]) -> Scores:
 
 @pytest.fixture
 def run(pairs: Pairs) -> Run:
-    return train_run(pairs, SETTINGS, number=2)
+    return train_runs(pairs, SETTINGS, [2])[0]
 
 
 # ---- the folder
@@ -252,7 +252,8 @@ def test_the_checkpoint_is_of_tensors_alone(tmp_path: Path, pairs: Pairs, run: R
 
 
 def test_the_checkpoint_of_frozen_features_is_empty(tmp_path: Path, pairs: Pairs) -> None:
-    results.write_run(tmp_path, train_run(pairs, Settings("dummy"), 1), pairs, "dummy")
+    (run,) = train_runs(pairs, Settings("dummy"), [1])
+    results.write_run(tmp_path, run, pairs, "dummy")
     found = torch.load(tmp_path / "run1" / "checkpoint.pt", weights_only=True)
     assert found == {"model": "dummy", "head": {}, "optimizer": {}, "epoch": 1}
 

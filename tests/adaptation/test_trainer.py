@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptation.heads import build_head
+from adaptation import trainer
+from adaptation.heads import HeadStack, build_head
+from adaptation.losses import Contrast, Tiling, contrast
 from adaptation.pairs import Pairs
+from adaptation.reduction import Reduction
 from adaptation.splits import seeds_of
-from adaptation.trainer import Run, Scores, Settings, train_epoch, train_run
+from adaptation.trainer import Metrics, Run, Scores, Settings, Stack, evaluate, train_epoch, train_runs
 from common.errors import InputError
 
 SETTINGS = Settings(epochs=12, temperature=15.0, test_split=0.25, ks=(1, 3), seed=5)
+CPU = torch.device("cpu")
+
+
+def train_run(pairs: Pairs, settings: Settings, number: int, **named: Any) -> Run:
+    return train_runs(pairs, settings, [number], **named)[0]
+
+
+def stacked(pairs: Pairs) -> Stack:
+    """The pairs of one run."""
+    return Stack(pairs.left[:, None], pairs.right[:, None])
+
+
+def one_epoch(heads: HeadStack, train: Stack, settings: Settings = SETTINGS, seed: int = 0) -> Metrics:
+    """Of runs whose batches are drawn from `seed`, `seed` + 1, ..."""
+    weights = list(heads.weights.values())
+    adam = torch.optim.Adam(weights, lr=1e-3) if weights else None
+    orders = [np.random.default_rng(seed + run) for run in range(len(heads.heads))]
+    return train_epoch(heads, adam, train, settings, Tiling(), orders)
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:
@@ -75,14 +99,14 @@ def same(one: Run, other: Run) -> bool:
 
 
 def test_one_epoch_is_that_of_plain_torch(pairs: Pairs) -> None:
-    head = build_head("original", 8, seed=3)
-    (weight,) = (value.clone() for value in head.state_dict().values())
-    reference = Reference(weight, temperature=15.0)
-    found = train_epoch(head, torch.optim.Adam(head.parameters(), lr=1e-3), pairs, SETTINGS)
+    heads = HeadStack([build_head("original", 8, seed=3)], CPU)
+    (weight,) = heads.heads[0].parameters()
+    reference = Reference(weight.detach(), temperature=15.0)
+    found = one_epoch(heads, stacked(pairs))
     loss, recall = reference.step(pairs)
     assert found["Loss"].item() == pytest.approx(loss, abs=1e-5)
     assert found["top 1"].item() == pytest.approx(recall)
-    (stepped,) = head.parameters()
+    (stepped,) = heads.unstacked(0).parameters()
     torch.testing.assert_close(stepped, reference.linear.weight, atol=1e-5, rtol=0)
     assert not torch.equal(stepped, weight)
 
@@ -197,6 +221,18 @@ def test_training_recall_is_that_of_the_original_view(pairs: Pairs) -> None:
     }
 
 
+def test_only_the_original_view_is_ranked(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def watched(*given: Any, **named: Any) -> Contrast:
+        seen.append(named.get("ranked", True))
+        return contrast(*given, **named)
+
+    monkeypatch.setattr(trainer, "contrast", watched)
+    train_run(pairs, replace(SETTINGS, epochs=1), number=1)
+    assert seen == [True, False, True, True]  # both views of the train pairs; the test pairs, adapted and frozen
+
+
 def test_without_flips_the_loss_is_that_of_the_one_view(pairs: Pairs) -> None:
     originals = Pairs(pairs.left[:1], pairs.right[:1], pairs.names)
     twice = Pairs(pairs.left[[0, 0]], pairs.right[[0, 0]], pairs.names)
@@ -206,9 +242,9 @@ def test_without_flips_the_loss_is_that_of_the_one_view(pairs: Pairs) -> None:
 
 def test_the_views_have_equal_parts_in_the_loss(pairs: Pairs) -> None:
     def loss(views: list[int]) -> float:
-        head = build_head("original", 8, seed=3)
+        heads = HeadStack([build_head("original", 8, seed=3)], CPU)
         chosen = Pairs(pairs.left[views], pairs.right[views], pairs.names)
-        return train_epoch(head, torch.optim.Adam(head.parameters()), chosen, SETTINGS)["Loss"].item()
+        return one_epoch(heads, stacked(chosen))["Loss"].item()
 
     assert loss([0, 1]) == pytest.approx((loss([0]) + loss([1])) / 2, abs=1e-5)
     assert abs(loss([0]) - loss([1])) > 1e-3
@@ -234,4 +270,270 @@ def test_evaluating_does_not_train(pairs: Pairs) -> None:
     one, more = (train_run(pairs, replace(SETTINGS, epochs=epochs), number=1) for epochs in (3, 4))
     assert more.train["Loss"][:3] == one.train["Loss"]
     assert all(math.isfinite(value) for value in more.test["Loss"])
-    assert all(weight.grad is not None for weight in more.head.parameters())
+    heads = HeadStack([build_head("original", 8, seed=3)], CPU)
+    found = evaluate(heads, stacked(pairs), SETTINGS, Tiling())
+    assert not any(value.requires_grad for value in found.values())
+    assert all(weight.grad is None for weight in heads.weights.values())
+
+
+# ---- runs side by side
+
+
+def assert_alike(one: Run, other: Run) -> None:
+    """Equal but for rounding: all curves, the split, the head, and the optimiser as a checkpoint has it."""
+    assert one.number == other.number
+    assert torch.equal(one.split.test, other.split.test)
+    assert torch.equal(one.split.train, other.split.train)
+    assert [*one.train, *one.test, *one.frozen] == [*other.train, *other.test, *other.frozen]
+    for curves, others in ((one.train, other.train), (one.test, other.test)):
+        for name, curve in curves.items():
+            assert curve == pytest.approx(others[name], rel=1e-5), name
+    assert one.frozen == pytest.approx(other.frozen, rel=1e-5)
+    torch.testing.assert_close(one.head.state_dict(), other.head.state_dict(), rtol=1e-4, atol=1e-5)
+    assert (one.optimiser is None) == (other.optimiser is None)
+    if one.optimiser is not None and other.optimiser is not None:
+        state, expected = one.optimiser.state_dict(), other.optimiser.state_dict()
+        assert state["param_groups"] == expected["param_groups"]
+        torch.testing.assert_close(state["state"], expected["state"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("reduction", [None, Reduction(4, CPU)])
+@pytest.mark.parametrize("head", ["original", "peterson", "dummy"])
+def test_runs_side_by_side_are_those_runs_alone(
+    pairs: Pairs, head: str, reduction: Reduction | None, batch_size: int | None
+) -> None:
+    settings = replace(SETTINGS, head=head, batch_size=batch_size)
+    together = train_runs(pairs, settings, [3, 1, 2], reduction=reduction)
+    assert [run.number for run in together] == [3, 1, 2]
+    for run in together:
+        alone = train_run(pairs, settings, run.number, reduction=reduction)
+        assert_alike(run, alone)
+        assert (run.pca is None) == (reduction is None)
+        if run.pca is not None:
+            assert alone.pca is not None
+            assert np.array_equal(run.pca.components_, alone.pca.components_)
+    assert len({tuple(run.test["Loss"]) for run in together}) == 3
+
+
+def test_runs_side_by_side_share_no_weights_and_no_moments(pairs: Pairs) -> None:
+    runs = train_runs(pairs, SETTINGS, [1, 2])
+    held = []
+    for run in runs:
+        assert run.optimiser is not None
+        (weight,), (group,) = run.head.parameters(), run.optimiser.param_groups
+        assert group["params"] == [weight]
+        held += [weight.detach(), *run.optimiser.state[weight].values()]
+    assert {tuple(tensor.shape) for tensor in held} == {(1024, 8), ()}  # of one run each
+    assert len({tensor.untyped_storage().data_ptr() for tensor in held}) == len(held) == 8
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in held)  # nor are they views of all
+
+
+def test_an_optimiser_that_is_taken_out_goes_on_as_if_it_had_not_been(pairs: Pairs) -> None:
+    short, long = (train_runs(pairs, replace(SETTINGS, epochs=epochs), [1, 2])[1] for epochs in (5, 6))
+    assert short.optimiser is not None
+    train = pairs.subset(short.split.train)
+    head = short.head
+    views = [symmetric_loss(cosines(head(train.left[view]), head(train.right[view])), 15.0) for view in (0, 1)]
+    (sum(views) / 2).backward()  # type: ignore[union-attr]
+    short.optimiser.step()
+    torch.testing.assert_close(weights(short), weights(long), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "tiling",
+    [
+        Tiling(numbers=1, rows=7),
+        Tiling(keep=False, numbers=1, rows=7),
+        Tiling(keep=False),
+    ],
+)
+@pytest.mark.parametrize("temperature", [15.0, 100.0])
+def test_tiles_change_no_number_of_a_run(pairs: Pairs, temperature: float, tiling: Tiling) -> None:
+    settings = replace(SETTINGS, temperature=temperature)
+    for run, other in zip(*(train_runs(pairs, settings, [1, 2], tiling=used) for used in (None, tiling)), strict=True):
+        assert_alike(run, other)
+
+
+def test_an_epoch_of_all_runs_is_told_once(pairs: Pairs) -> None:
+    seen: list[int] = []
+    train_runs(pairs, SETTINGS, [1, 2, 3], on_epoch=lambda: seen.append(1))
+    assert len(seen) == SETTINGS.epochs
+
+
+def test_one_run_whose_loss_is_no_number_is_enough_to_refuse(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt_stack(runs: Sequence[Pairs], make: Any = trainer._stack) -> Stack:
+        made: Stack = make(runs)
+        made.left[0, 1, 0] = math.nan
+        return made
+
+    monkeypatch.setattr(trainer, "_stack", spoilt_stack)
+    with pytest.raises(InputError, match="no finite number at -t 15"):
+        train_runs(pairs, SETTINGS, [1, 2, 3])
+
+
+# ---- batches
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Stack]:
+    """Every batch that is trained on, as it comes."""
+    seen: list[Stack] = []
+    made = trainer._batches
+
+    def watched(*given: Any) -> Iterator[Stack]:
+        for batch in made(*given):
+            seen.append(batch)
+            yield batch
+
+    monkeypatch.setattr(trainer, "_batches", watched)
+    return seen
+
+
+def numbered(count: int, runs: int = 1) -> Stack:
+    """Pairs that are told by their number; views and sides by its sign and its fraction."""
+    numbers = torch.arange(1.0, count + 1).view(1, 1, count, 1) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+    left = numbers.expand(2, runs, count, 1)
+    return Stack(left, left + 0.5)
+
+
+def indices(batch: Stack) -> list[list[int]]:
+    """The pairs of each run in a batch of `numbered`, after a look at whether views and sides are of the same ones."""
+    assert torch.equal(batch.left[0], -batch.left[1])
+    assert torch.equal(batch.left + 0.5, batch.right)
+    found: list[list[int]] = batch.left[0, ..., 0].int().sub(1).tolist()
+    return found
+
+
+def dummies(runs: int) -> HeadStack:
+    return HeadStack([build_head("dummy", 1, 0)] * runs, CPU)
+
+
+def test_the_full_batch_is_one_step_an_epoch(pairs: Pairs, batches: list[Stack]) -> None:
+    run = train_run(pairs, SETTINGS, 1)
+    assert [len(batch) for batch in batches] == [30] * SETTINGS.epochs
+    assert run.optimiser is not None
+    assert [state["step"] for state in run.optimiser.state.values()] == [SETTINGS.epochs]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [
+        (30, 15, [15, 15]),
+        (30, 29, [15, 15]),  # as few as hold no more, and no small one at the end
+        (30, 8, [8, 8, 7, 7]),
+        (31, 10, [8, 8, 8, 7]),
+        (5, 1, [1] * 5),
+    ],
+)
+def test_batches_hold_all_pairs_once_and_are_of_equal_size(
+    count: int, size: int, sizes: list[int], batches: list[Stack]
+) -> None:
+    one_epoch(dummies(2), numbered(count, runs=2), replace(SETTINGS, ks=(1,), batch_size=size))
+    assert [len(batch) for batch in batches] == sizes
+    drawn = [[pair for batch in batches for pair in indices(batch)[run]] for run in (0, 1)]
+    assert sorted(drawn[0]) == sorted(drawn[1]) == list(range(count))
+    assert drawn[0] != drawn[1]  # each run has an order of its own
+
+
+def test_batches_are_drawn_anew_in_each_epoch_from_the_seed_alone(pairs: Pairs, batches: list[Stack]) -> None:
+    settings = replace(SETTINGS, epochs=3, batch_size=15)
+
+    def drawn(number: int) -> list[Tensor]:
+        batches.clear()
+        train_run(pairs, settings, number)
+        return [torch.cat([batch.left for batch in batches[first : first + 2]], dim=2) for first in (0, 2, 4)]
+
+    epochs = drawn(1)
+    torch.manual_seed(1234)  # random numbers that others drew make no difference
+    np.random.seed(1234)
+    assert all(map(torch.equal, epochs, drawn(1)))
+    in_order = [epoch.sort(dim=2).values for epoch in (*epochs, *drawn(1))]
+    assert all(torch.equal(in_order[0], other) for other in in_order)  # the same pairs
+    assert not any(torch.equal(epochs[one], epochs[other]) for one, other in ((0, 1), (1, 2), (0, 2)))
+    assert not torch.equal(epochs[0], drawn(2)[0])
+
+
+def test_each_batch_is_a_step(pairs: Pairs) -> None:
+    run = train_run(pairs, replace(SETTINGS, epochs=3, batch_size=8), 1)
+    assert run.optimiser is not None
+    assert [state["step"] for state in run.optimiser.state.values()] == [3 * 4]
+    assert {len(curve) for curve in [*run.train.values(), *run.test.values()]} == {3}
+
+
+@pytest.mark.parametrize("size", [30, 31, 4000])
+def test_a_batch_size_of_all_pairs_or_more_is_none(pairs: Pairs, size: int) -> None:
+    run, other = train_run(pairs, SETTINGS, 1), train_run(pairs, replace(SETTINGS, batch_size=size), 1)
+    assert same(run, other)
+    assert not same(run, train_run(pairs, replace(SETTINGS, batch_size=29), 1))
+
+
+@pytest.mark.parametrize("size", [8, 15])
+def test_epochs_of_batches_are_those_of_plain_torch(pairs: Pairs, size: int, batches: list[Stack]) -> None:
+    run = train_run(pairs, replace(SETTINGS, epochs=3, batch_size=size), 2)
+    (weight,) = build_head("original", 8, seeds_of(SETTINGS.seed, 2)[1]).state_dict().values()
+    reference, each = Reference(weight, 15.0), math.ceil(30 / size)
+    assert len(batches) == 3 * each
+    for epoch in range(3):
+        loss, recall = 0.0, 0.0
+        for batch in batches[epoch * each : (epoch + 1) * each]:
+            found = reference.step(Pairs(batch.left[:, 0], batch.right[:, 0], [("", "")] * len(batch)))
+            loss, recall = (mean + part * len(batch) / 30 for mean, part in zip((loss, recall), found, strict=True))
+        assert run.train["Loss"][epoch] == pytest.approx(loss, abs=1e-5)
+        assert run.train["top 1"][epoch] == pytest.approx(recall)
+        assert run.test["Loss"][epoch] == pytest.approx(reference.test(pairs.subset(run.split.test))[0], abs=1e-5)
+    torch.testing.assert_close(weights(run), reference.linear.weight, atol=1e-5, rtol=0)
+
+
+def test_the_gallery_of_training_is_the_batch_and_that_of_tests_is_not(pairs: Pairs) -> None:
+    dummy = replace(SETTINGS, head="dummy")
+    full, single = (train_run(pairs, replace(dummy, batch_size=size), 1) for size in (None, 1))
+    assert (single.train["MRR"], single.train["median rank"]) == ([1.0], [1.0])
+    assert single.train["Loss"] == pytest.approx([0.0], abs=1e-5)
+    assert full.train["MRR"][0] < 0.9
+    assert (single.test, single.frozen) == (full.test, full.frozen)
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("head", ["original", "peterson"])
+def test_bf16_trains_as_fp32_does_but_for_rounding(pairs: Pairs, head: str) -> None:
+    settings, rounding = replace(SETTINGS, head=head), Tiling(factors=torch.bfloat16)
+    run = train_run(pairs, settings, 1)
+    rough = train_run(pairs, replace(settings, precision="bf16"), 1, tiling=rounding)
+    for curve, other in ((rough.train, run.train), (rough.test, run.test)):
+        assert curve["Loss"] == pytest.approx(other["Loss"], rel=0.01)
+    assert rough.train["Loss"] != run.train["Loss"]
+    assert rough.train["Loss"][-1] < rough.train["Loss"][0]
+    assert rough.frozen == run.frozen
+    assert {weight.dtype for weight in rough.head.parameters()} == {torch.float32}
+    assert rough.optimiser is not None
+    assert {value.dtype for state in rough.optimiser.state.values() for value in state.values()} == {torch.float32}
+
+
+def test_bf16_rounds_no_frozen_feature(pairs: Pairs) -> None:
+    settings, rounding = replace(SETTINGS, head="dummy"), Tiling(factors=torch.bfloat16)
+    run = train_run(pairs, settings, 1)
+    rough = train_run(pairs, replace(settings, precision="bf16"), 1, tiling=rounding)
+    assert (rough.test, rough.frozen) == (run.test, run.frozen)
+
+
+@pytest.mark.parametrize("head", ["original", "peterson"])
+def test_tests_are_in_fp32_under_every_precision(pairs: Pairs, head: str) -> None:
+    heads = HeadStack([build_head(head, 8, seed=3)], CPU)
+    exact = evaluate(heads, stacked(pairs), SETTINGS, Tiling())
+    rough = evaluate(heads, stacked(pairs), replace(SETTINGS, precision="bf16"), Tiling(factors=torch.bfloat16))
+    assert {name: value.tolist() for name, value in rough.items()} == {
+        name: value.tolist() for name, value in exact.items()
+    }
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("tf32", False), ("bf16", True)])
+def test_the_head_is_rounded_in_bf16_alone(pairs: Pairs, precision: str, rounded: bool) -> None:
+    heads = HeadStack([build_head("original", 8, seed=3)], CPU)
+    found = trainer._embeddings(heads, pairs.left[0, None], precision)
+    exact = heads(pairs.left[0, None])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact) != rounded
+    torch.testing.assert_close(found, exact, rtol=0.02, atol=0.02)

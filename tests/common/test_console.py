@@ -127,3 +127,20 @@ def test_gpu_and_cpu_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> N
         parser.parse_args(["--gpu", "--cpu"])
     assert ended.value.code == 2
     assert "not allowed with argument --gpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "precision"), [([], "fp32"), (["--precision", "bf16"], "bf16")])
+def test_precision_is_fp32_when_nothing_is_said(words: list[str], precision: str) -> None:
+    parser = argparse.ArgumentParser()
+    console.add_precision(parser, ("fp32", "bf16"), "told")
+    assert parser.parse_args(words).precision == precision
+
+
+def test_a_precision_that_a_script_does_not_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    console.add_precision(parser, ("fp32", "bf16"), "what it rounds")
+    assert "arithmetic (default fp32, as in the paper); what it rounds" in " ".join(parser.format_help().split())
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--precision", "fp16"])
+    assert ended.value.code == 2
+    assert "argument --precision: invalid choice: 'fp16'" in capsys.readouterr().err

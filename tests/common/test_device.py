@@ -1,7 +1,8 @@
-"""The choice of a device, full precision, and the memory that is free."""
+"""The choice of a device, the arithmetic, and the memory that is free or kept."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from common import device
+from common.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -45,24 +47,85 @@ def test_name_tells_what_a_time_depends_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert device.device_name(torch.device("cuda")) == "cuda (Some GPU)"
 
 
-@pytest.fixture
-def tf32() -> Iterator[None]:
-    """TF32 allowed, until the test is over."""
-    settings: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [setting.allow_tf32 for setting in settings]
-    for setting in settings:
-        setting.allow_tf32 = True
-    yield
-    for setting, value in zip(settings, before, strict=True):
+SETTINGS: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+
+
+def allowed() -> list[bool]:
+    """Whether convolutions and products may round to TF32."""
+    return [setting.allow_tf32 for setting in SETTINGS]
+
+
+@pytest.fixture(params=[(True, True), (False, False), (True, False), (False, True)])
+def before(request: pytest.FixtureRequest) -> Iterator[list[bool]]:
+    """What was allowed before, until the test is over."""
+    found = allowed()
+    for setting, value in zip(SETTINGS, request.param, strict=True):
+        setting.allow_tf32 = value
+    yield list(request.param)
+    for setting, value in zip(SETTINGS, found, strict=True):
         setting.allow_tf32 = value
 
 
-@pytest.mark.usefixtures("tf32")
-def test_full_precision_turns_tf32_off() -> None:
-    assert torch.backends.cudnn.allow_tf32
-    device.full_precision()
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tf32_is_allowed_or_not_as_long_as_it_is_asked_for(before: list[bool], wanted: bool) -> None:
+    assert allowed() == before
+    with device.tf32(wanted):
+        assert allowed() == [wanted, wanted]
+        with device.tf32(not wanted):
+            assert allowed() == [not wanted, not wanted]
+        assert allowed() == [wanted, wanted]
+    assert allowed() == before
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tf32_is_what_it_was_after_an_error(before: list[bool], wanted: bool, error: type[BaseException]) -> None:
+    with pytest.raises(error), device.tf32(wanted):
+        raise error
+    assert allowed() == before
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_a_precision_that_only_gpus_have_is_refused_on_a_cpu(precision: str) -> None:
+    device.check_precision(precision, torch.device("cuda"))
+    with pytest.raises(InputError) as told:
+        device.check_precision(precision, torch.device("cpu"))
+    assert str(told.value) == f"--precision {precision}: is for a GPU; a CPU takes fp32 or bf16"
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_both_have_is_taken(precision: str, where: str) -> None:
+    device.check_precision(precision, torch.device(where))
+
+
+class Library:
+    """A C library that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, int] = {}
+
+    def mallopt(self, parameter: int, value: int) -> int:
+        self.told[parameter] = value
+        return 1
+
+
+def test_freed_memory_is_kept_up_to_sizes_no_tensor_here_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    device.keep_freed_memory()
+    assert library.told == {-1: 2**31 - 1, -3: 2**30}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+
+
+@pytest.mark.parametrize("error", [OSError, TypeError, AttributeError])
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def load(_: object) -> object:
+        if error is AttributeError:
+            return object()  # a library without such a function
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    device.keep_freed_memory()
 
 
 def test_free_memory_is_what_the_system_calls_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -90,14 +91,42 @@ def test_activation_is_reduced_before_a_later_layer_changes_it() -> None:
     assert (first < 0).any()  # the ReLU behind it works in place
 
 
-def test_taps_are_gone_after_a_forward_and_after_a_failure() -> None:
+def test_taps_do_not_pile_up_and_outlast_a_failure() -> None:
     backbone = network()
     taps = TappedBackbone(backbone, ("first", "last"))
-    taps(images())
-    assert hooks(backbone) == 0
+    expected = taps(images())
+    assert hooks(backbone) == 2
     with pytest.raises(RuntimeError):
         taps(torch.zeros(1, 2, 8, 6))
-    assert hooks(backbone) == 0
+    assert taps.found == {}  # nothing of a picture is held
+    taps.fold(images())
+    assert hooks(backbone) == 2
+    for found, layer in zip(taps(images()), expected, strict=True):
+        assert torch.equal(found, layer)
+    assert taps.found == {}
+
+
+@pytest.mark.parametrize("layer", ["0", "1", "1.act", "2", "3", "3.0"])
+def test_taps_see_the_same_after_batch_norms_were_folded(layer: str) -> None:
+    """A convolution, a norm that is gone afterwards, the activation within one, and what holds a convolution."""
+    norm = BatchNormAct2d(4)
+    five, six = nn.BatchNorm2d(5), nn.BatchNorm2d(6)
+    pair, held = nn.Sequential(nn.Conv2d(4, 5, 1), five), nn.Sequential(nn.Conv2d(5, 6, 1))
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), norm, pair, held, six).double()
+    for one in (norm, five, six):
+        assert one.running_mean is not None
+        assert one.running_var is not None
+        one.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+        one.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+    taps = TappedBackbone(backbone.eval(), (layer, "4"), reduce=lambda output: output.clone())
+    pictures = images().double()
+    with torch.inference_mode():
+        expected = taps(pictures)
+        # What is wanted itself is left alone; where it is known by the name of what holds it, all is as it was.
+        assert taps.fold(images(1).double()) == {"0": 2, "3": 0, "3.0": 2}.get(layer, 3)
+        for found, before in zip(taps(pictures), expected, strict=True):
+            assert torch.allclose(found, before, rtol=1e-12, atol=1e-12)
+    assert hooks(backbone) == 2
 
 
 def test_layers_are_joined_side_by_side_or_left_alone_without_gradients() -> None:

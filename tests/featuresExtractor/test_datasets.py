@@ -7,24 +7,26 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import InputError
 from featuresExtractor import datasets
 from featuresExtractor.datasets import (
+    Batch,
     Dataset,
-    Item,
     Skipped,
     find_images,
-    in_batches,
     keep_subset,
-    read_ahead,
+    read_batches,
     read_image,
     read_item,
 )
@@ -213,12 +215,14 @@ def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.gif", SMALL)[:, 0, 0].tolist() == [255, 0, 0]
 
 
+def room(sides: int = 2) -> NDArray[np.uint8]:
+    return np.full((sides, 3, SMALL.crop, SMALL.crop), 7, np.uint8)
+
+
 def test_item_holds_all_sides_in_their_order(pairs: Callable[..., Path]) -> None:
-    dataset = find_images(pairs(2))
-    item = read_item(dataset, 1, SMALL)
-    assert (item.index, item.faults) == (1, ())
-    assert item.pixels is not None
-    assert np.array_equal(item.pixels, np.stack([read_image(path, SMALL) for path in dataset.items[1]]))
+    dataset, pixels = find_images(pairs(2)), room()
+    assert read_item(dataset, 1, SMALL, pixels) == []
+    assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in dataset.items[1]]))
 
 
 def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[..., Path]) -> None:
@@ -229,70 +233,178 @@ def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[...,
     Image.new("F", (3, 3)).save(dataset.items[1][0].with_suffix(".tif"))
     dataset.items[1][0].unlink()
     dataset = find_images(dataset.root)
-    faults = read_item(dataset, 0, SMALL).faults
+    faults = read_item(dataset, 0, SMALL, room())
     assert faults[0] == Skipped("left/a0.png", "cannot identify image file")
     assert faults[1].name == "right/a0.png"
     assert "truncated" in faults[1].reason
-    assert read_item(dataset, 0, SMALL).pixels is None
     reason = "pixels of mode F have no known range; save it as an 8- or 16-bit picture"
-    assert read_item(dataset, 1, SMALL) == Item(1, None, (Skipped("left/a1.tif", reason),))
+    assert read_item(dataset, 1, SMALL, room()) == [Skipped("left/a1.tif", reason)]
 
 
 def test_vanished_file_is_reported(pairs: Callable[..., Path]) -> None:
     dataset = find_images(pairs(1))
     dataset.items[0][1].unlink()
-    (fault,) = read_item(dataset, 0, SMALL).faults
+    (fault,) = read_item(dataset, 0, SMALL, room())
     assert fault.name == "right/a0.png"
     assert "No such file" in fault.reason
 
 
-def slowly(started: list[int], pauses: list[float]) -> Callable[..., Item]:
-    """A `read_item` that notes what it starts with and takes its time."""
-    lock = threading.Lock()
+# --- reading ahead, in batches ---
 
-    def read(_dataset: Dataset, index: int, _preprocessing: Preprocessing) -> Item:
-        with lock:
-            started.append(index)
-        time.sleep(pauses[index % len(pauses)])
-        return Item(index, np.zeros(1, np.uint8))
 
-    return read
+class Reader:
+    """A `read_item` that notes what it starts with, takes its time, and draws the item's number; `bad` ones it cannot
+    read."""
+
+    def __init__(self, pauses: Sequence[float] = (0.0,), bad: Collection[int] = ()) -> None:
+        self.started: list[int] = []
+        self.lock = threading.Lock()
+        self.pauses, self.bad = pauses, bad
+
+    def __call__(
+        self, _dataset: Dataset, index: int, _preprocessing: Preprocessing, pixels: NDArray[np.uint8]
+    ) -> list[Skipped]:
+        with self.lock:
+            self.started.append(index)
+        time.sleep(self.pauses[index % len(self.pauses)])
+        if index in self.bad:
+            return [Skipped(f"{index}", "bad")]
+        pixels[:] = index
+        return []
+
+
+class Rooms:
+    """An `allocate` that notes what it gave."""
+
+    def __init__(self) -> None:
+        self.given: list[NDArray[np.uint8]] = []
+
+    def __call__(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        self.given.append(np.full(shape, 255, np.uint8))
+        return self.given[-1]
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reader]:
+    """`reader(pauses, bad)` reads in place of `read_item`."""
+
+    def make(*words: Any) -> Reader:
+        made = Reader(*words)
+        monkeypatch.setattr(datasets, "read_item", made)
+        return made
+
+    return make
 
 
 def many(count: int) -> Dataset:
     return Dataset(Path(), ("features",), [(Path("x"),)] * count)
 
 
-@pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (4, 4), (4, 9), (3, 100)])
-def test_items_come_in_order_however_long_each_takes(workers: int, ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "read_item", slowly([], [0.004, 0.0, 0.002, 0.0, 0.0]))
-    assert [item.index for item in read_ahead(many(30), SMALL, workers, ahead)] == list(range(30))
+def drawn(batch: Batch) -> list[int]:
+    """The numbers that the pictures of a batch are filled with; each picture is of one."""
+    assert batch.pixels.shape[1:] == (3, SMALL.crop, SMALL.crop)
+    numbers = batch.pixels[:, 0, 0, 0]
+    assert (batch.pixels == numbers[:, None, None, None]).all()
+    return [int(number) for number in numbers]
 
 
-def test_readers_run_ahead_but_never_further_than_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[int] = []
-    monkeypatch.setattr(datasets, "read_item", slowly(started, [0.0]))
-    fronts = []
-    for item in read_ahead(many(20), SMALL, workers=4, ahead=5):
-        time.sleep(0.005)
-        fronts.append(max(started) - item.index)
-    assert max(fronts) == 4  # the item in hand is the first of five
+UNEVEN = (0.004, 0.0, 0.002, 0.0, 0.0)
 
 
-def test_readers_stop_when_the_consumer_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[int] = []
-    monkeypatch.setattr(datasets, "read_item", slowly(started, [0.01]))
-    items = read_ahead(many(1000), SMALL, workers=2, ahead=50)
-    next(items)
-    assert isinstance(items, Iterator)
-    items.close()  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("size", "workers"), [(1, 1), (1, 4), (4, 1), (4, 4), (7, 3), (30, 2), (100, 64), (3, 64)])
+def test_batches_come_in_order_however_long_each_item_takes(
+    size: int, workers: int, reader: Callable[..., Reader]
+) -> None:
+    reader(UNEVEN)
+    found = []
+    for batch in read_batches(many(30), SMALL, size, workers, Rooms()):
+        time.sleep(0.002)  # what reads ahead must leave this batch alone
+        assert drawn(batch) == batch.indices
+        assert batch.faults == []
+        found.append(batch.indices)
+    assert found == [list(range(start, min(start + size, 30))) for start in range(0, 30, size)]
+
+
+def test_batches_of_nothing_are_none(reader: Callable[..., Reader]) -> None:
+    reader()
+    assert list(read_batches(many(0), SMALL, 3, 2, Rooms())) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "rooms"), [(2, 4, 5), (4, 1, 3), (3, 2, 3), (1, 3, 7), (1, 100, 20), (19, 1, 2), (20, 9, 1)]
+)
+def test_readers_run_ahead_but_never_further_than_the_rooms_that_are_used_again(
+    size: int, workers: int, rooms: int, reader: Callable[..., Reader]
+) -> None:
+    """At least three rooms, and in all but the one in hand two items a worker, but no more rooms than batches."""
+    started, allocate = reader().started, Rooms()
+    for number, batch in enumerate(read_batches(many(20), SMALL, size, workers, allocate)):
+        front = min((number + rooms) * size, 20)  # the batch in hand is in one of the rooms
+        for _ in range(1000):  # a busy machine takes its time
+            if len(started) >= front:
+                break
+            time.sleep(0.005)
+        time.sleep(0.002)
+        assert sorted(started) == list(range(front))
+        assert any(np.shares_memory(batch.pixels, room) for room in allocate.given)
+    assert [room.shape for room in allocate.given] == [(size, 1, SMALL.crop, SMALL.crop, 3)] * rooms
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+def test_what_cannot_be_read_leaves_the_others_in_their_place(size: int, reader: Callable[..., Reader]) -> None:
+    reader(UNEVEN, (0, 3, 4, 8))
+    indices, faults, counts = [], [], []
+    for batch in read_batches(many(9), SMALL, size, 3, Rooms()):
+        time.sleep(0.002)
+        assert drawn(batch) == batch.indices
+        indices += batch.indices
+        faults += batch.faults
+        counts.append(batch.count)
+    assert indices == [1, 2, 5, 6, 7]
+    assert faults == [Skipped(name, "bad") for name in "0348"]
+    assert counts == [min(size, 9 - start) for start in range(0, 9, size)]
+
+
+def test_pixels_are_those_of_the_pictures_and_of_no_batch_before(pairs: Callable[..., Path]) -> None:
+    dataset = find_images(pairs(7))
+    (dataset.items[5][1]).write_bytes(b"no picture")
+    found = [(batch.indices, batch.pixels.copy()) for batch in read_batches(dataset, SMALL, 2, 1, Rooms())]
+    assert [indices for indices, _ in found] == [[0, 1], [2, 3], [4], [6]]
+    for indices, pixels in found:
+        paths = [path for index in indices for path in dataset.items[index]]
+        assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in paths]))
+
+
+def test_torch_sees_pictures_with_their_channels_last(pairs: Callable[..., Path]) -> None:
+    for batch in read_batches(find_images(pairs(3)), SMALL, 2, 1, Rooms()):
+        pixels = torch.from_numpy(batch.pixels)
+        assert pixels.shape == (2 * len(batch.indices), 3, SMALL.crop, SMALL.crop)
+        assert pixels.is_contiguous(memory_format=torch.channels_last)
+        assert not pixels.is_contiguous()
+
+
+def test_readers_stop_when_the_consumer_does(reader: Callable[..., Reader]) -> None:
+    started, before = reader([0.01]).started, set(threading.enumerate())
+    batches = read_batches(many(1000), SMALL, 25, 2, Rooms())
+    next(batches)
+    assert len(set(threading.enumerate()) - before) == 2
+    assert isinstance(batches, Iterator)
+    batches.close()  # type: ignore[attr-defined]
+    assert set(threading.enumerate()) <= before
     assert len(started) < 50
 
 
-def test_batches_are_consecutive_and_the_last_is_shorter() -> None:
-    items = [Item(index, None) for index in range(7)]
-    assert [[item.index for item in batch] for batch in in_batches(iter(items), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(in_batches(iter([]), 3)) == []
+def test_a_fault_of_the_program_ends_the_readers_too(
+    monkeypatch: pytest.MonkeyPatch, pairs: Callable[..., Path]
+) -> None:
+    def read(*_: object) -> list[Skipped]:
+        raise ZeroDivisionError
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(datasets, "read_item", read)
+    with pytest.raises(ZeroDivisionError):
+        list(read_batches(many(50), SMALL, 2, 3, Rooms()))
+    assert set(threading.enumerate()) <= before
 
 
 def test_no_picture_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
-"""The one loop: features depend on the pictures alone, and what goes wrong is told or survived."""
+"""The one loop: rows hold their own pictures, and what goes wrong ends it with nothing left behind."""
 
 from __future__ import annotations
 
+import errno
+import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,16 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError
-from featuresExtractor import extractor
-from featuresExtractor.activations import TappedBackbone, bytes_per_image, raw
+from featuresExtractor.activations import TappedBackbone, raw
 from featuresExtractor.datasets import Skipped, find_images, read_item
 from featuresExtractor.embeddings import FeaturesWriter, row_type
-from featuresExtractor.extractor import Forward, Report, extract
-from featuresExtractor.models import Model, find_model
+from featuresExtractor.extractor import Report, extract
+from featuresExtractor.forward import Drift, Forward
+from featuresExtractor.models import Model
 from featuresExtractor.weights import find_weights, load_backbone
 
 CPU = torch.device("cpu")
-WIDTH = 32 + 192 + 96
 
 
 class Cramped(nn.Module):
@@ -34,9 +36,6 @@ class Cramped(nn.Module):
         super().__init__()
         self.backbone, self.most = backbone, most
         self.seen: list[int] = []
-
-    def get_submodule(self, target: str) -> nn.Module:
-        return self.backbone.get_submodule(target)
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(len(images))
@@ -49,13 +48,9 @@ class Cramped(nn.Module):
 def forward_of(model: Model, batch: int = 64, views: int = 2, most: int | None = None) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
     network = backbone if most is None else Cramped(backbone, most)
-    return Forward(TappedBackbone(network, tuple(model.layers)), model.preprocessing, views, CPU, batch)
-
-
-def pixels_of(model: Model, count: int) -> Tensor:
-    crop = model.preprocessing.crop
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, crop, crop), dtype=torch.uint8, generator=generator)
+    prefix = "" if most is None else "backbone."
+    layers = tuple(f"{prefix}{layer}" for layer in model.layers)
+    return Forward(TappedBackbone(network, layers), model.preprocessing, views, CPU, batch)
 
 
 def run(
@@ -68,26 +63,6 @@ def run(
         report = extract(dataset, forward, [writer], workers, skip)
         writer.finish()
     return np.load(target), report
-
-
-@pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0"])
-def test_second_view_is_a_second_pass_over_the_mirror_image_bit_for_bit(name: str, tiny_model: Model) -> None:
-    model = tiny_model if name == "tiny" else find_model(name)
-    pixels = pixels_of(model, 3)
-    ((original, flipped),) = forward_of(model, views=2)(pixels)
-    ((second_pass,),) = forward_of(model, views=1)(pixels.flip(-1))
-    assert np.array_equal(flipped, second_pass)
-    assert not np.allclose(original, flipped, atol=1e-4)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 5, 2048])
-def test_batch_size_does_not_change_features(batch: int, tiny_model: Model) -> None:
-    pixels = pixels_of(tiny_model, 7)
-    (features,) = forward_of(tiny_model, batch)(pixels)
-    assert (features.shape, features.dtype.name) == ((2, 7, WIDTH), "float32")
-    forward = forward_of(tiny_model)
-    one_by_one = np.concatenate([forward(pixels[n : n + 1])[0] for n in range(7)], axis=1)
-    assert np.allclose(features, one_by_one, atol=1e-6)
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (1, 4), (3, 2), (4, 1), (2048, 8)])
@@ -117,58 +92,18 @@ def test_each_row_holds_its_own_pictures(tiny_model: Model, pairs: Callable[...,
         assert np.allclose(rows[side], alone["features"], atol=1e-6)
 
 
-def test_memory_bounds_the_batch(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = forward_of(tiny_model)
-    probe = torch.zeros(1, 3, 32, 32)
-    need = bytes_per_image(forward.backbone, probe)
-    monkeypatch.setattr(extractor, "CPU_BUDGET", 5 * need + need // 2)
-    assert [forward_of(tiny_model, batch).batch for batch in (1, 4, 5, 6, 2048)] == [1, 4, 5, 5, 5]
-    monkeypatch.setattr(extractor, "CPU_BUDGET", need // 2)
-    assert forward_of(tiny_model, 2048).batch == 1
-
-
-@pytest.mark.parametrize("most", [1, 3, 5])
-def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
-    most: int, tiny_model: Model, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pixels = pixels_of(tiny_model, 11)
-    (reference,) = forward_of(tiny_model)(pixels)
-    forward = forward_of(tiny_model, batch=8, most=most)
-    assert np.allclose(forward(pixels)[0], reference, atol=1e-6)
-    assert forward.batch == {1: 1, 3: 2, 5: 4}[most]
-    assert f"the GPU ran out of memory: going on with {forward.batch} pictures at a time" in capsys.readouterr().err
-    assert isinstance(forward.backbone.backbone, Cramped)
-    forward.backbone.backbone.seen.clear()
-    forward(pixels)
-    assert max(forward.backbone.backbone.seen) == forward.batch  # what was learnt is kept
-
-
 def test_memory_that_runs_out_later_loses_no_pair(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(6)
     reference, _ = run(root, forward_of(tiny_model, 4))
     forward = forward_of(tiny_model, 4, most=4)
     network = forward.backbone.backbone
     assert isinstance(network, Cramped)
-    network.register_forward_hook(lambda *_: setattr(network, "most", 4 if len(network.seen) < 6 else 1))
+    network.seen.clear()  # of what was tried before the first picture
+    network.register_forward_hook(lambda *_: setattr(network, "most", 4 if len(network.seen) < 4 else 1))
     rows, _ = run(root, forward)
     assert forward.batch == 1
     assert np.allclose(rows["left"], reference["left"], atol=1e-6)
     assert np.allclose(rows["right"], reference["right"], atol=1e-6)
-
-
-NO_ROOM = "the GPU's memory does not hold the network and one picture; use --cpu"
-
-
-def test_memory_too_small_for_one_picture_is_told(tiny_model: Model) -> None:
-    with pytest.raises(InputError) as caught:
-        forward_of(tiny_model, most=0)
-    assert str(caught.value) == NO_ROOM
-    forward = forward_of(tiny_model, most=1)
-    assert isinstance(forward.backbone.backbone, Cramped)
-    forward.backbone.backbone.most = 0
-    with pytest.raises(InputError) as caught:
-        forward(pixels_of(tiny_model, 2))
-    assert str(caught.value) == NO_ROOM
 
 
 # --- each layer on its own ---
@@ -195,40 +130,14 @@ def run_layers(root: Path, forward: Forward, skip: bool = False) -> list[NDArray
     return [np.load(writer.path) for writer in writers]
 
 
-def test_outputs_are_each_layer_or_all_of_them_joined(tiny_model: Model) -> None:
-    assert whole_layers(tiny_model).shapes == [(32, 8, 8), (192, 2, 2), (96, 1, 1)]
-    assert forward_of(tiny_model).shapes == [(WIDTH,)]
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5, 64])
-def test_every_layer_is_given_for_every_view_and_picture(batch: int, tiny_model: Model) -> None:
-    pixels = pixels_of(tiny_model, 5)
-    outputs = whole_layers(tiny_model, batch)(pixels)
-    assert [output.shape for output in outputs] == [(2, 5, 32, 8, 8), (2, 5, 192, 2, 2), (2, 5, 96, 1, 1)]
-    assert {output.dtype.name for output in outputs} == {"float32"}
-    for view, images in enumerate((pixels, pixels.flip(-1))):
-        for found, (expected,) in zip(outputs, whole_layers(tiny_model, views=1)(images), strict=True):
-            assert np.allclose(found[view], expected, atol=1e-5)
-
-
-def test_gpu_out_of_memory_loses_nothing_of_any_layer(tiny_model: Model) -> None:
-    pixels = pixels_of(tiny_model, 7)
-    reference = whole_layers(tiny_model)(pixels)
-    forward = whole_layers(tiny_model, batch=4)
-    forward.backbone.backbone = Cramped(forward.backbone.backbone, 2)
-    for found, expected in zip(forward(pixels), reference, strict=True):
-        assert np.allclose(found, expected, atol=1e-5)
-    assert forward.batch == 2
-
-
 def test_each_row_of_each_layer_holds_its_own_pictures(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(3)
     forward = whole_layers(tiny_model, batch=2)
     for layer, rows in enumerate(run_layers(root, forward)):
         for number in range(3):
-            item = read_item(find_images(root), number, tiny_model.preprocessing)
-            assert item.pixels is not None
-            expected = forward(torch.from_numpy(item.pixels))[layer]
+            pixels = np.empty((2, 3, 32, 32), np.uint8)
+            assert read_item(find_images(root), number, tiny_model.preprocessing, pixels) == []
+            expected = forward(torch.from_numpy(pixels))[layer]
             for view in range(2):
                 row = rows[3 * view + number]
                 assert (row["left_name"], row["right_name"], row["view"]) == (f"a{number}.png", f"a{number}.png", view)
@@ -343,3 +252,138 @@ def test_bar_counts_every_view_of_every_picture(
 ) -> None:
     run(pairs(3), forward_of(tiny_model))
     assert "12/12" in capsys.readouterr().err
+
+
+def test_seconds_of_each_part_are_those_that_were_spent(
+    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = FeaturesWriter.append
+
+    def slow(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+        time.sleep(0.2)
+        append(writer, blocks)
+
+    monkeypatch.setattr(FeaturesWriter, "append", slow)
+    start = time.perf_counter()
+    _, report = run(pairs(3), forward_of(tiny_model))
+    spent = time.perf_counter() - start
+    assert list(report.seconds) == ["waiting for images", "forward", "writing"]
+    assert all(seconds > 0 for seconds in report.seconds.values())
+    assert report.seconds["writing"] >= 0.2
+    assert sum(report.seconds.values()) <= spent
+
+
+def test_what_a_precision_costs_is_told_once(
+    tiny_model: Model, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward = forward_of(tiny_model, batch=2)
+    forward.drift = Drift("bf16", 2, 0.5, 0.75)
+    _, report = run(pairs(3), forward)
+    assert report.drift == forward.drift
+    told = "bf16 beside fp32, cosine of the first 2 pictures' features: lowest 0.500000, mean 0.750000\n"
+    assert capsys.readouterr().out == told
+
+
+# --- another thread writes ---
+
+
+def test_features_are_written_in_order_by_one_other_thread_while_the_next_are_computed(
+    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, append = forward_of(tiny_model, batch=2), FeaturesWriter.append
+    computed, by, written = threading.Event(), [], []
+
+    def slow(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+        by.append(threading.current_thread())
+        written.append(blocks[0]["left_name"].tolist())
+        if len(written) == 1:  # ends only when the second batch is computed
+            assert computed.wait(20)
+        append(writer, blocks)
+
+    class Told(type(forward)):  # type: ignore[misc]
+        calls = 0
+
+        def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
+            outputs: list[NDArray[np.float32]] = super().__call__(pixels)
+            Told.calls += 1
+            if Told.calls == 2:
+                computed.set()
+            return outputs
+
+    forward.__class__ = Told
+    monkeypatch.setattr(FeaturesWriter, "append", slow)
+    run(pairs(4), forward)
+    assert written == [["a0.png"], ["a1.png"], ["a2.png"], ["a3.png"]]
+    assert len(set(by)) == 1
+    assert by[0] is not threading.current_thread()
+    assert not by[0].is_alive()
+
+
+@pytest.mark.parametrize("failing", [0, 1, 3])
+def test_disk_that_is_full_ends_the_extraction_with_nothing_left_behind(
+    failing: int, tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, append, calls, before = pairs(4), FeaturesWriter.append, [0], set(threading.enumerate())
+
+    def full(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+        calls[0] += 1
+        if calls[0] > failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(writer, blocks)
+
+    monkeypatch.setattr(FeaturesWriter, "append", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run(root, forward_of(tiny_model, batch=2))
+    assert caught.value.errno == errno.ENOSPC
+    assert calls == [failing + 1]  # nothing is written behind what failed
+    assert [path.name for path in root.parent.iterdir()] == ["pairs"]
+    del caught
+    assert set(threading.enumerate()) <= before
+
+
+class Breaking(nn.Module):
+    """A network that does something else from the picture number `after` on."""
+
+    def __init__(self, backbone: nn.Module, after: int, what: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.backbone, self.after, self.what, self.seen = backbone, after, what, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        output: Tensor = self.backbone(images if self.seen <= self.after else self.what(images))
+        return output
+
+
+def breaking(model: Model, after: int, what: Callable[[Tensor], Tensor]) -> Forward:
+    """Breaks after so many pictures of one view, two at a time."""
+    network = Breaking(load_backbone(model, find_weights(model, "random", 1)), 10**6, what)
+    forward = Forward(TappedBackbone(network, ("backbone.layer1",)), model.preprocessing, 1, CPU, 2)
+    network.seen, network.after = 0, after
+    return forward
+
+
+@pytest.mark.parametrize("after", [0, 2, 6])
+def test_features_that_are_no_numbers_end_the_extraction_with_the_first_such_picture(
+    after: int, tiny_model: Model, pairs: Callable[..., Path]
+) -> None:
+    root = pairs(4)
+    with pytest.raises(InputError) as caught:
+        run(root, breaking(tiny_model, after, lambda images: images * float("nan")))
+    told = f"a{after // 2}.png: the network gives values that are not finite numbers; are these its weights?"
+    assert str(caught.value) == told
+    assert [path.name for path in root.parent.iterdir()] == ["pairs"]
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_interrupt_ends_the_extraction_with_nothing_left_behind(
+    after: int, tiny_model: Model, pairs: Callable[..., Path]
+) -> None:
+    def interrupted(_: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    root, before = pairs(9), set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(root, breaking(tiny_model, after, interrupted))
+    assert [path.name for path in root.parent.iterdir()] == ["pairs"]
+    del caught  # whose frames hold the readers
+    assert set(threading.enumerate()) <= before

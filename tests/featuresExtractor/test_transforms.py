@@ -95,7 +95,7 @@ def test_pictures_are_made_ready_as_in_the_paper(name: str, size: tuple[int, int
     if name == "clip_vit32_b":
         mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         steps = [tv.Resize(224, MODES["bicubic"]), tv.CenterCrop(224), tv.ToTensor(), tv.Normalize(mean, std)]
-    pixels = torch.from_numpy(prepare(image, model.preprocessing))
+    pixels = torch.from_numpy(prepare(image, model.preprocessing).copy())
     assert torch.equal(normalise(pixels[None], model.preprocessing)[0], tv.Compose(steps)(image))
 
 
@@ -106,17 +106,27 @@ def test_a_squashed_picture_is_never_too_narrow() -> None:
         prepare(Image.new("RGB", (30_000, 1)), CLIP)
 
 
-def test_prepared_pixels_are_contiguous_bytes() -> None:
+def test_prepared_pixels_are_bytes_with_the_channels_last_in_memory() -> None:
     pixels = prepare(random_rgb((300, 400)), CLIP)
     assert pixels.shape == (3, 288, 288)
     assert pixels.dtype == np.uint8
-    assert pixels.flags.c_contiguous
+    assert pixels.transpose(1, 2, 0).flags.c_contiguous
+
+
+def test_normalised_pixels_stay_as_they_are_in_memory_and_the_bytes_untouched() -> None:
+    first = torch.randint(256, (2, 3, 9, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    last = first.contiguous(memory_format=torch.channels_last)
+    kept = last.clone()
+    images = normalise(last, CLIP)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, normalise(first, CLIP))
+    assert torch.equal(last, kept)
 
 
 def test_normalised_pixels_are_torchvisions_to_the_last_bit() -> None:
     image = random_rgb((288, 288))
     reference = tv.Normalize(CLIP.mean, CLIP.std)(tv.ToTensor()(image))
-    pixels = torch.from_numpy(prepare(image, CLIP))
+    pixels = torch.from_numpy(prepare(image, CLIP).copy())
     assert torch.equal(normalise(torch.stack([pixels, pixels]), CLIP), torch.stack([reference, reference]))
 
 

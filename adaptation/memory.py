@@ -1,0 +1,88 @@
+"""How many runs go side by side, and whether their similarities are kept: what the memory allows.
+
+Nothing of this changes a number beyond rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from adaptation.heads import build_head
+from adaptation.losses import Tiling
+from common.device import available_memory
+from common.errors import InputError
+
+FLOAT = 4  # bytes
+COPIES = 10  # of the embeddings of both sides and of what is computed from them, at the worst moment of a step
+HEADS = 8  # of its weights: gradients, Adam's moments, and what a step computes
+SHARE = 0.5  # of the free memory, when nothing is said
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the memory of a run depends on: V views, pairs to train on and to test on, at most `batch` pairs in a step,
+    D numbers a side, E numbers of an embedding, and the numbers of a head."""
+
+    views: int
+    trained: int
+    tested: int
+    batch: int
+    width: int
+    embedding: int
+    weights: int
+
+    @property
+    def gallery(self) -> int:
+        """The most pairs that are compared at once."""
+        return max(self.batch, self.tested)
+
+    @property
+    def matrix(self) -> int:
+        """Bytes of the similarities."""
+        return FLOAT * self.gallery**2
+
+    def least(self, tiling: Tiling) -> int:
+        """Bytes of a run whose similarities are computed again: features, embeddings, tiles and the head."""
+        features = 2 * (self.views * self.trained + self.tested) * self.width
+        tiles = 3 * tiling.height(1, self.gallery) * self.gallery
+        return FLOAT * (features + COPIES * self.gallery * self.embedding + tiles + HEADS * self.weights)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The runs that go side by side, and how their similarities are worked through."""
+
+    runs: int
+    tiling: Tiling
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+
+
+def head_sizes(head: str, width: int) -> tuple[int, int]:
+    """Numbers of an embedding that a head makes of `width` numbers, and numbers of its weights."""
+    network = build_head(head, width, 0)
+    return network(torch.zeros(1, width)).shape[-1], sum(weight.numel() for weight in network.parameters())
+
+
+def lay_out(size: Size, runs: int, device: torch.device, bound: float | None = None, bf16: bool = False) -> Layout:
+    """What fits into `bound` bytes, by default a share of what is free on `device`.
+
+    On a CPU one run after the other is fastest: a single run keeps all cores busy. InputError when not even one fits.
+    """
+    bound, factors = bound or SHARE * free_memory(device), torch.bfloat16 if bf16 else None
+    kept, again = Tiling(factors=factors), Tiling(keep=False, factors=factors)
+    if (least := size.least(again)) > bound:
+        raise InputError(
+            f"training on {size.trained:,} pairs takes some {least / GIB:.3g} GiB of memory, {bound / GIB:.3g} GiB are "
+            "allowed; --memory allows more, --batch-size takes fewer pairs at a time"
+        )
+    if least + size.matrix > bound:
+        return Layout(1, again)
+    at_once = int(bound // (least + size.matrix)) if device.type == "cuda" else 1
+    return Layout(min(runs, at_once), kept)

@@ -1,0 +1,185 @@
+"""The backbone on its device: pixels in, the features of every view out, as fast as the device can."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.device import TYPES, tf32
+from common.errors import InputError
+from featuresExtractor.activations import TappedBackbone, bytes_per_image, tapped
+from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Features = NDArray[np.float32]
+
+CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
+NO_ROOM = "the GPU's memory does not hold the network and one picture; use --cpu"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far features of a precision are from those of fp32: the cosines of `pictures` pictures, each view for
+    itself."""
+
+    precision: str
+    pictures: int
+    lowest: float
+    mean: float
+
+    def __str__(self) -> str:
+        told = f"lowest {self.lowest:.6f}, mean {self.mean:.6f}"
+        return f"{self.precision} beside fp32, cosine of the first {self.pictures:,} pictures' features: {told}"
+
+
+class Forward:
+    """Prepared pixels in, features of every view out, the layers joined or each alone.
+
+    At most `batch` pictures at a time, fewer where memory asks for it. A GPU that runs out of memory all the same gets
+    half as many from then on. BatchNorms are folded. In another precision than fp32 the first pictures go through the
+    network in both, and `drift` tells what became of them.
+    """
+
+    def __init__(
+        self,
+        backbone: TappedBackbone,
+        preprocessing: Preprocessing,
+        views: int,
+        device: torch.device,
+        batch: int,
+        joined: bool = True,
+        precision: str = "fp32",
+        compiled: bool = False,
+    ):
+        self.preprocessing, self.views, self.device, self.joined = preprocessing, VIEWS[:views], device, joined
+        self.precision, self.type, self.compiled = precision, torch.float32, compiled
+        self.drift: Drift | None = None
+        self.ready = False
+        try:
+            with tf32(False):
+                self._prepare(backbone, batch)
+        except torch.OutOfMemoryError as error:
+            raise InputError(NO_ROOM) from error
+
+    def _prepare(self, backbone: TappedBackbone, batch: int) -> None:
+        """The network to its device, folded; what it gives, and how many pictures fit."""
+        self.backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        probe = self._images(_noise(self.preprocessing.crop))
+        self.backbone.fold(probe)
+        self.network = self.backbone
+        self.shapes = [tuple(output.shape[1:]) for output in tapped(self.backbone, probe, self.joined)]
+        needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
+        self.batch = max(1, min(batch, self._budget() // needed))
+
+    def _budget(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else CPU_BUDGET
+
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Room for pixels in main memory; for a GPU where it can fetch them itself."""
+        pixels: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
+        return pixels
+
+    def __call__(self, pixels: Tensor) -> list[Features]:
+        """Pixels (n, 3, H, W) uint8 -> for each output (views, n, ...) float32."""
+        if self.ready:
+            return self._all(pixels)
+        first = pixels[: self.batch]
+        exact = self._all(first) if self.precision != "fp32" else []
+        self._make_ready()
+        try:
+            outputs = self._all(pixels)
+        except RuntimeError as error:
+            if self.precision == "fp32" and not self.compiled:
+                raise
+            raise InputError(f"this network cannot be computed {self._asked()} here: {_first_line(error)}") from error
+        if exact:
+            self.drift = _drift(self.precision, exact, [output[:, : len(first)] for output in outputs])
+        return outputs
+
+    def _asked(self) -> str:
+        return " and ".join([f"in {self.precision}", *["compiled"] * self.compiled])
+
+    def _make_ready(self) -> None:
+        """From fp32 to the precision asked for, and from Python to code for this device."""
+        self.type, self.ready = TYPES[self.precision], True
+        self.backbone = self.backbone.to(self.type)
+        self.network = torch.compile(self.backbone, dynamic=False) if self.compiled else self.backbone
+
+    def _all(self, pixels: Tensor) -> list[Features]:
+        """All pixels, a batch at a time."""
+        outputs = [np.empty((len(self.views), len(pixels), *shape), np.float32) for shape in self.shapes]
+        done = 0
+        while done < len(pixels):
+            part = pixels[done : done + self.batch]
+            if self._try(part, [output[:, done : done + len(part)] for output in outputs]):
+                done += len(part)
+            else:
+                self._halve()
+        return outputs
+
+    def _try(self, pixels: Tensor, outputs: list[Features]) -> bool:
+        """Fills in the features, or is False without memory: here the error ends, and lets go of the tensors that it
+        holds."""
+        try:
+            with tf32(self.ready and self.precision == "tf32"):
+                self._fill(pixels, outputs)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _fill(self, pixels: Tensor, outputs: list[Features]) -> None:
+        """The features of each view; all of them are under way before the first is waited for."""
+        images = self._images(self._padded(pixels))
+        by_view = [tapped(self.network, view(images), self.joined) for view in self.views]
+        for number, layers in enumerate(by_view):
+            for output, features in zip(outputs, layers, strict=True):
+                output[number] = features[: len(pixels)].cpu().numpy()
+
+    def _padded(self, pixels: Tensor) -> Tensor:
+        """A whole batch, since compiled code is made for one number of pictures."""
+        missing = self.batch - len(pixels) if self.ready and self.compiled else 0
+        return torch.cat([pixels, pixels[:1].expand(missing, -1, -1, -1)]) if missing else pixels
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        """Bytes over the bus, normalised on the device, in the layout that convolutions are fastest in."""
+        images = normalise(pixels.to(self.device), self.preprocessing).to(self.type)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _halve(self) -> None:
+        if self.batch == 1:
+            raise InputError(NO_ROOM)
+        self.batch //= 2
+        torch.cuda.empty_cache()
+        tqdm.write(f"the GPU ran out of memory: going on with {self.batch} pictures at a time", file=sys.stderr)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _noise(size: int) -> Tensor:
+    """A picture (1, 3, size, size) that no layer can be blind to, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def _drift(precision: str, exact: list[Features], outputs: list[Features]) -> Drift:
+    """The cosines between two sets of features, each (views, n, ...)."""
+    cosines = [_cosines(one, other) for one, other in zip(exact, outputs, strict=True)]
+    return Drift(precision, exact[0].shape[1], float(np.min(cosines)), float(np.mean(cosines)))
+
+
+def _cosines(one: Features, other: Features) -> NDArray[np.float64]:
+    """Of each picture's features in one view: (views * n,)."""
+    a, b = (features.reshape(features.shape[0] * features.shape[1], -1).astype(np.float64) for features in (one, other))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: NDArray[np.float64] = (a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return cosines
