@@ -1,14 +1,17 @@
-# make demo | compare | test | check | docs: each sets up .venv first where needed.
+# make demo | compare | bench | test | check | docs: each sets up .venv first where needed.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo compare test check docs clean
+.PHONY: demo compare bench test check docs clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
 
 compare: .venv/ready
 	$(BIN)/python -m demo.comparison
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -1,0 +1,146 @@
+"""Pictures in files -> features in a file: images a second, end to end."""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks import plain
+from benchmarks.table import Apart, Row, median_seconds
+from common.device import cores, tf32
+from featuresExtractor.activations import TappedBackbone
+from featuresExtractor.datasets import Dataset, find_images
+from featuresExtractor.embeddings import FeaturesWriter, read_pairs, row_type
+from featuresExtractor.extractor import extract
+from featuresExtractor.forward import Forward
+from featuresExtractor.layers import resolve
+from featuresExtractor.models import Model
+from featuresExtractor.weights import find_weights, load_backbone
+
+SIZE = (200, 245)  # of the pictures of TLL
+SAME = 0.999999  # the least cosine between the plain way's features and ours
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is extracted: pairs of pictures, by which model, in which precisions, how many at a time."""
+
+    model: str = "clip_rn50x4"
+    pairs: int = 12
+    batch: int = 8
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+    compiled: bool = False
+
+
+def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
+    """A row for each precision, beside the plain way (fp32) and the network alone on numbers that are there already."""
+    model, network = _network(sizes.model)
+    with tempfile.TemporaryDirectory() as name, Apart() as apart:
+        folder = Path(name)
+        draw_pairs(folder, sizes.pairs)
+        dataset = find_images(folder)
+        paths = [path for item in dataset.items for path in item]
+        check_same(model, network, dataset, device)
+        ways: dict[str, Callable[[], object]] = {}
+        ways["plain"] = partial(apart.run, _plain, sizes, paths, device)
+        for precision in sizes.precisions:
+            ours = _forward(model, network, device, sizes, precision)
+            ours(_pixels(ours))  # the first batch, which is also run in fp32, or compiled
+            ways[precision] = partial(_extract, ours, dataset, folder)
+            ways[f"{precision} limit"] = partial(_alone, ours, 2 * len(paths))
+        apart.run(_plain, sizes, paths[: sizes.batch], device)  # builds the network there
+        seconds = median_seconds(ways, repeats)
+    return [_row(sizes, precision, seconds, 2 * len(paths)) for precision in sizes.precisions]
+
+
+@cache
+def _network(name: str) -> tuple[Model, nn.Module]:
+    """A model with random weights."""
+    model = resolve(name, [], None)
+    return model, load_backbone(model, find_weights(model, "random", 0))
+
+
+def _plain(sizes: Sizes, paths: list[Path], device: torch.device) -> None:
+    """The plain way of all pictures."""
+    model, network = _network(sizes.model)
+    plain.features(paths, network.to(device), list(model.layers), model.preprocessing, sizes.batch)
+
+
+def _row(sizes: Sizes, precision: str, seconds: dict[str, float], images: int) -> Row:
+    told = f"{precision}, compiled" if sizes.compiled else precision
+    plain_way, ours, limit = (images / seconds[name] for name in ("plain", precision, f"{precision} limit"))
+    wanted = 2.5 if precision == "bf16" else None
+    return Row(f"extraction, {sizes.model}, {told}", "images/s", plain_way, ours, limit, wanted, 0.9)
+
+
+def draw_pairs(folder: Path, pairs: int) -> None:
+    """Smooth pictures of random colours as JPEG files."""
+    generator = np.random.default_rng(0)
+    for side in ("left", "right"):
+        (folder / side).mkdir()
+        for number in range(pairs):
+            colours = Image.fromarray(generator.integers(0, 256, (15, 12, 3), dtype=np.uint8))
+            colours.resize(SIZE, Image.Resampling.BICUBIC).save(folder / side / f"{number:05d}.jpg", quality=92)
+
+
+def _forward(model: Model, network: nn.Module, device: torch.device, sizes: Sizes, precision: str) -> Forward:
+    backbone = TappedBackbone(copy.deepcopy(network), tuple(model.layers))
+    return Forward(backbone, model.preprocessing, 2, device, sizes.batch, precision=precision, compiled=sizes.compiled)
+
+
+def _pixels(forward: Forward) -> torch.Tensor:
+    crop = forward.preprocessing.crop
+    return torch.randint(256, (forward.batch, 3, crop, crop), dtype=torch.uint8)
+
+
+def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
+    """Our way, from the files to the file, without its bar."""
+    target = folder / "features.npy"
+    row = row_type(dataset.sides, forward.shapes[0], dataset.longest_name)
+    with FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer:
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            extract(dataset, forward, [writer], cores())
+        writer.finish()
+    return target
+
+
+def _alone(forward: Forward, images: int) -> None:
+    """The network of a `forward` on random numbers, without taps, until as many images went through."""
+    network = forward.backbone.backbone
+    crop = forward.preprocessing.crop
+    numbers = torch.randn(forward.batch, 3, crop, crop, device=forward.device, dtype=forward.type)
+    numbers = numbers.contiguous(memory_format=torch.channels_last)
+    run = torch.compile(network, dynamic=False) if forward.compiled else network
+    with torch.inference_mode(), tf32(forward.precision == "tf32"):
+        for _ in range(images // forward.batch):
+            run(numbers)
+        if forward.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def check_same(model: Model, network: nn.Module, dataset: Dataset, device: torch.device) -> None:
+    """Ends the benchmark when the features of the first pairs differ between the two ways."""
+    few = Dataset(dataset.root, dataset.sides, dataset.items[:2])
+    paths = [path for item in few.items for path in item]
+    reference = copy.deepcopy(network).to(device)
+    expected = plain.features(paths, reference, list(model.layers), model.preprocessing, 4)  # views, pictures, D
+    with tempfile.TemporaryDirectory() as name:
+        ours = _forward(model, network, device, Sizes(), "fp32")
+        found = read_pairs(_extract(ours, few, Path(name)))
+    pictures = np.stack([found.left, found.right], axis=1).reshape(expected.shape).astype(np.float64)
+    lengths = np.linalg.norm(pictures, axis=-1) * np.linalg.norm(expected, axis=-1)
+    lowest = ((pictures * expected).sum(-1) / lengths).min()
+    if not lowest >= SAME:
+        sys.exit(f"the features of the two ways differ: cosine {lowest:.8f}")
