@@ -174,7 +174,12 @@ def _train(pairs: Pairs, folder: Path, plan: Plan, how: Layout, bar: Bar, label:
 def _train_some(pairs: Pairs, numbers: range, folder: Path, plan: Plan, how: Layout, bar: Bar) -> list[Scores]:
     """Trains and writes the runs of these numbers; their heads, which are large, end here."""
     on_epoch = partial(bar.update, len(numbers))
-    finished = trainer.train_runs(pairs, plan.settings, numbers, on_epoch, plan.reduction, how.tiling)
+    try:
+        finished = trainer.train_runs(pairs, plan.settings, numbers, on_epoch, plan.reduction, how.tiling)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
+        ) from error
     for run in finished:
         results.write_run(folder, run, pairs, plan.settings.head)
     return [run.scores() for run in finished]

@@ -1,12 +1,12 @@
 """Measures this project beside the plain way and beside the machine's limit: `make bench`, or
 
     python -m benchmarks --stages training --runs 20 --epochs 10
-    python -m benchmarks --stages extraction --pairs 400 --batch-size 64 --compile
+    python -m benchmarks --stages extraction --pictures 800 --batch-size 64 --compile
     python -m benchmarks --save results.json
 
 Before it times a stage, it checks that both ways give the same numbers. The columns: the plain way, ours, the limit of
-this machine, and how many times as fast as the plain way and what share of the limit ours is. Times of one machine say
-little of another; the ratios of one run do.
+this machine (or what is allowed), and how many times as fast as the plain way and what share of the limit ours is.
+Times of one machine say little of another; the ratios of one run do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import extraction, pca, startup, table, training
 from common import console
-from common.device import choose_device, device_name, keep_freed_memory, tf32
+from common.device import check_precision, choose_device, device_name, keep_freed_memory, tf32
 
 STAGES = ("startup", "training", "extraction", "pca")
 
@@ -60,8 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures the stages one after the other and shows each as soon as it is there."""
+    """Measures the stages one after the other and shows them together."""
     device, precisions = choose_device(args.gpu), tuple(args.precisions)
+    for precision in precisions:
+        check_precision(precision, device)
     extracted = extraction.Sizes(args.model, max(1, args.pictures // 2), args.batch_size, precisions, args.compile)
     reduced = pca.Sizes(args.vectors, args.width, args.components)
     learned = training.Sizes(args.pairs, 256, tuple(p for p in precisions if p != "fp16"), args.runs, args.epochs)

@@ -60,6 +60,7 @@ def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
             ours(_pixels(ours))  # the first batch, which is also run in fp32, or compiled
             ways[precision] = partial(_extract, ours, dataset, folder)
             ways[f"{precision} limit"] = partial(_alone, ours, 2 * len(paths))
+            _alone(ours, ours.batch)  # compiled too, where that is asked for
         apart.run(_plain, sizes, paths[: sizes.batch], device)  # builds the network there
         seconds = median_seconds(ways, repeats)
     return [_row(sizes, precision, seconds, 2 * len(paths)) for precision in sizes.precisions]
@@ -75,7 +76,8 @@ def _network(name: str) -> tuple[Model, nn.Module]:
 def _plain(sizes: Sizes, paths: list[Path], device: torch.device) -> None:
     """The plain way of all pictures."""
     model, network = _network(sizes.model)
-    plain.features(paths, network.to(device), list(model.layers), model.preprocessing, sizes.batch)
+    with tf32(False):
+        plain.features(paths, network.to(device), list(model.layers), model.preprocessing, sizes.batch)
 
 
 def _row(sizes: Sizes, precision: str, seconds: dict[str, float], images: int) -> Row:
@@ -117,15 +119,15 @@ def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
 
 
 def _alone(forward: Forward, images: int) -> None:
-    """The network of a `forward` on random numbers, without taps, until as many images went through."""
+    """The network of a `forward` on as many random pictures that are there already; nothing is read or written."""
     network = forward.backbone.backbone
     crop = forward.preprocessing.crop
     numbers = torch.randn(forward.batch, 3, crop, crop, device=forward.device, dtype=forward.type)
     numbers = numbers.contiguous(memory_format=torch.channels_last)
     run = torch.compile(network, dynamic=False) if forward.compiled else network
     with torch.inference_mode(), tf32(forward.precision == "tf32"):
-        for _ in range(images // forward.batch):
-            run(numbers)
+        for start in range(0, images, forward.batch):
+            run(numbers if forward.compiled else numbers[: images - start])
         if forward.device.type == "cuda":
             torch.cuda.synchronize()
 

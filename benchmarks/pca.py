@@ -120,11 +120,20 @@ def peak(path: Path, sizes: Sizes, device: torch.device) -> float:
 
 
 def _peak(path: Path, sizes: Sizes, device: torch.device) -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
     torch.linalg.eigh(torch.eye(8, dtype=torch.float64, device=device))  # loads what the first call loads
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _most()
     fit_pca(_vectors(path), sizes.width, sizes.components, device)
-    return unit * float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _most() - before
+
+
+def _most() -> float:
+    """The most bytes that this process has had. (Linux counts those of the process that started it among them, but for
+    /proc.)"""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+        return 1024.0 * int(lines["VmHWM"].split()[0])
+    except (OSError, KeyError):
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def check_same(device: torch.device) -> None:

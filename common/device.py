@@ -48,7 +48,7 @@ def cores() -> int:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """InputError for a precision that a CPU does not have or is slower in than in fp32."""
+    """InputError for a precision that is of use on a GPU alone."""
     if device.type == "cpu" and precision not in ON_CPU:
         raise InputError(f"--precision {precision}: is for a GPU; a CPU takes {' or '.join(ON_CPU)}")
 
@@ -76,8 +76,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(M_MMAP_THRESHOLD, 2**30)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):  # the most that older ones admit
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def available_memory() -> float:

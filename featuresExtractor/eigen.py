@@ -15,7 +15,7 @@ EXTRA = 128  # vectors beyond those asked for: the further away the first one le
 WORTH = 6  # a matrix so many times as wide as the subspace is left to the iteration
 MOST_PRODUCTS = 60  # of the matrix and the subspace; by then the full decomposition would have been done
 ANGLE = 1e-8  # of the subspace found to the true one, where rounding does not make it larger
-RANGE = 1e11  # to which a filter may drive its largest beside its smallest direction; 1e16 would lose the latter
+RANGE = 1e11  # to which a filter may drive the first beside the last direction wanted; 1e16 would lose the latter
 SMALLEST = 1e-14  # of the largest eigenvalue: what is below is rounding
 
 

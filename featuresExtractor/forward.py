@@ -111,7 +111,11 @@ class Forward:
         """From fp32 to the precision asked for, and from Python to code for this device."""
         self.type, self.ready = TYPES[self.precision], True
         self.backbone = self.backbone.to(self.type)
-        self.network = torch.compile(self.backbone, dynamic=False) if self.compiled else self.backbone
+        if self.compiled:
+            torch.compiler.reset()  # or the networks compiled before count towards torch's limit, and this one is not
+            self.network = torch.compile(self.backbone, dynamic=False)
+        else:
+            self.network = self.backbone
 
     def _all(self, pixels: Tensor) -> list[Features]:
         """All pixels, a batch at a time."""
