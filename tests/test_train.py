@@ -464,6 +464,18 @@ def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "lay_out", lambda *given: replace(memory.lay_out(*given), runs=3))
 
 
+def test_a_gpu_that_does_not_hold_the_runs_is_told_in_one_line(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(trainer, "train_epoch", full)
+    assert train.main([*arguments(features, tmp_path), "-e", "1"]) == 2
+    told = "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
+    assert capsys.readouterr().err.splitlines()[-1] == f"train.py: error: {told}"
+
+
 def expect_alike(one: Path, other: Path) -> None:
     """Runs whose files hold the same but for rounding: their splits byte for byte."""
     assert (one / "split.csv").read_bytes() == (other / "split.csv").read_bytes()

@@ -117,6 +117,20 @@ def test_freed_memory_is_kept_up_to_sizes_no_tensor_here_has(monkeypatch: pytest
     assert library.told == {-1: 2**31 - 1, -3: 2**30}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 
 
+@pytest.mark.parametrize(("most", "told"), [(2**25, {-3: 2**25, -1: 2**31 - 1}), (0, {})])
+def test_a_library_that_admits_less_is_given_what_it_admits_or_nothing(
+    monkeypatch: pytest.MonkeyPatch, most: int, told: dict[int, int]
+) -> None:
+    class Older(Library):
+        def mallopt(self, parameter: int, value: int) -> int:
+            return super().mallopt(parameter, value) if parameter == -1 or value <= most else 0
+
+    library = Older()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    device.keep_freed_memory()
+    assert library.told == told
+
+
 @pytest.mark.parametrize("error", [OSError, TypeError, AttributeError])
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def load(_: object) -> object:

@@ -404,6 +404,22 @@ def test_graph_that_torch_compiles_is_one_for_all_batches(tiny_model: Model, mon
     assert np.allclose(np.concatenate(parts, axis=1), expected, atol=1e-6)
 
 
+def test_many_models_are_compiled_one_after_the_other(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives up on a function after eight versions of it, and all models share one."""
+    traced: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        traced.append(len(inputs))
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **words: real(network, backend=backend, **words))
+    for _ in range(10):
+        forward_in(tiny_model, "fp32", 2, compiled=True)(pixels_of(tiny_model, 2))
+    torch.compiler.reset()
+    assert len(traced) == 10
+
+
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 def test_code_for_this_machine_gives_the_same_features(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
