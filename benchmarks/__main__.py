@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     number("--repeats", 3, "times that each way is measured; medians are shown")
     add("--precisions", nargs="+", choices=("fp32", "tf32", "bf16", "fp16"), default=("fp32", "bf16"), help="of ours")
     add("--model", default="clip_rn50x4", metavar="NAME", help="backbone, with random weights (default clip_rn50x4)")
-    number("--pictures", 24, "pictures to extract, in pairs")
+    number("--pictures", 16, "pictures to extract, in pairs")
     number("--batch-size", 8, "pictures at a time, in both ways")
     add("--compile", action="store_true", help="compile the network")
     number("--vectors", 16796, "vectors for the PCA")
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     number("--components", 256, "components of the PCA")
     number("--pairs", 4199, "pairs to train on and to test on")
     number("--runs", 1, "runs at once")
-    number("--epochs", 4, "epochs that are timed")
+    number("--epochs", 3, "epochs that are timed")
     add("--save", type=Path, metavar="FILE", help="write a JSON with device, versions, sizes and all numbers")
     console.add_device(parser)
     return parser

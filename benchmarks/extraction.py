@@ -38,7 +38,7 @@ class Sizes:
     """What is extracted: pairs of pictures, by which model, in which precisions, how many at a time."""
 
     model: str = "clip_rn50x4"
-    pairs: int = 12
+    pairs: int = 8
     batch: int = 8
     precisions: tuple[str, ...] = ("fp32", "bf16")
     compiled: bool = False
@@ -54,16 +54,18 @@ def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
         paths = [path for item in dataset.items for path in item]
         check_same(model, network, dataset, device)
         ways: dict[str, Callable[[], object]] = {}
-        ways["plain"] = partial(apart.run, _plain, sizes, paths, device)
+        some = paths[: sizes.batch]  # the plain way's rate does not depend on how many there are
+        ways["plain"] = partial(apart.run, _plain, sizes, some, device)
         for precision in sizes.precisions:
             ours = _forward(model, network, device, sizes, precision)
             ours(_pixels(ours))  # the first batch, which is also run in fp32, or compiled
             ways[precision] = partial(_extract, ours, dataset, folder)
             ways[f"{precision} limit"] = partial(_alone, ours, 2 * len(paths))
             _alone(ours, ours.batch)  # compiled too, where that is asked for
-        apart.run(_plain, sizes, paths[: sizes.batch], device)  # builds the network there
+        ways["plain"]()  # builds the network there
         seconds = median_seconds(ways, repeats)
-    return [_row(sizes, precision, seconds, 2 * len(paths)) for precision in sizes.precisions]
+    rates = {way: 2 * len(some if way == "plain" else paths) / taken for way, taken in seconds.items()}
+    return [_row(sizes, precision, rates) for precision in sizes.precisions]
 
 
 @cache
@@ -80,9 +82,9 @@ def _plain(sizes: Sizes, paths: list[Path], device: torch.device) -> None:
         plain.features(paths, network.to(device), list(model.layers), model.preprocessing, sizes.batch)
 
 
-def _row(sizes: Sizes, precision: str, seconds: dict[str, float], images: int) -> Row:
+def _row(sizes: Sizes, precision: str, rates: dict[str, float]) -> Row:
     told = f"{precision}, compiled" if sizes.compiled else precision
-    plain_way, ours, limit = (images / seconds[name] for name in ("plain", precision, f"{precision} limit"))
+    plain_way, ours, limit = (rates[name] for name in ("plain", precision, f"{precision} limit"))
     wanted = 2.5 if precision == "bf16" else None
     return Row(f"extraction, {sizes.model}, {told}", "images/s", plain_way, ours, limit, wanted, 0.9)
 

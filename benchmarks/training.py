@@ -33,7 +33,7 @@ class Sizes:
     width: int = 256
     precisions: tuple[str, ...] = ("fp32", "bf16")
     runs: int = 1
-    epochs: int = 4
+    epochs: int = 3
 
 
 def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
