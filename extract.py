@@ -35,9 +35,9 @@ from common.errors import InputError
 
 if TYPE_CHECKING:
     from featuresExtractor.datasets import Dataset
+    from featuresExtractor.job import Job
     from featuresExtractor.models import Model
     from featuresExtractor.processor import Processor
-    from featuresExtractor.stages import Job
 
 
 MOST_WORKERS = 32  # more threads of one Python process read no faster
@@ -115,6 +115,8 @@ def build_parser() -> argparse.ArgumentParser:
         default="fail",
         help="what to do with pictures that have no partner or cannot be read (default fail)",
     )
+    add("--strict", action="store_true", help="end with exit code 1 when something was left out (with --on-error skip)")
+    add("--follow-links", action="store_true", help="also read pictures that are links to other places")
     add("--overwrite", action="store_true", help="replace what is there; features that fit are kept for another PCA")
     console.add_device(parser)
     console.add_precision(
@@ -169,9 +171,10 @@ class _ListLayers(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`; returns 0, 1 when one of several models failed, or 2 after wrong input."""
+    """Runs the command line `argv`; returns 0, 1 when one of several models failed or with --strict something was
+    left out, 2 after wrong input, 130 or 143 when it was asked to end."""
     args = build_parser().parse_args(argv)
-    return console.guarded("extract.py", lambda: run(args))
+    return console.guarded("extract.py", lambda: run(args), "the same command goes on from here")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,21 +194,19 @@ def run(args: argparse.Namespace) -> int:
 
     keep_freed_memory()
     models, failed = _models(args, names)
-    jobs = _jobs(args, models, processor, dataset, keep=len(names) > 1)
+    jobs = _jobs(args, models, processor, dataset)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd pictures that can be read: it would break the bar
         if len(names) > 1:
-            return _tell(failed | run_all(jobs), len(names))
-        run_job(jobs[0])
-    return 0
+            more, left_out = run_all(jobs)
+            return _tell(failed | more, len(names)) or int(args.strict and left_out > 0)
+        return int(run_job(jobs[0]) > 0 and args.strict)
 
 
-def _jobs(
-    args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset, keep: bool
-) -> list[Job]:
+def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset) -> list[Job]:
     """A job for each model, all of the same pictures."""
     from common.device import check_precision, choose_device, cores
-    from featuresExtractor.stages import Job
+    from featuresExtractor.job import Job
 
     device = choose_device(args.gpu)
     check_precision(args.precision, device)
@@ -224,7 +225,7 @@ def _jobs(
             seed=args.seed,
             skip=args.on_error == "skip",
             overwrite=args.overwrite,
-            keep=keep,
+            links=args.follow_links,
             precision=args.precision,
             compiled=args.compile,
             flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},

@@ -136,9 +136,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`; returns 0, or 2 after wrong input."""
+    """Runs the command line `argv`; returns 0, 2 after wrong input, or 130 or 143 when it was asked to end."""
     args = build_parser().parse_args(argv)
-    return console.guarded("train.py", lambda: run(args))
+    return console.guarded("train.py", lambda: run(args), "the same command goes on with the runs that are missing")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     from adaptation.sources import find_sources
     from adaptation.stages import look_through
     from common.device import check_precision, choose_device, keep_freed_memory, tf32
-    from common.files import held
+    from common.lock import held
 
     components = _components(args)
     sources = find_sources(args.data, reduced=components is None)
@@ -218,21 +218,29 @@ def _models(args: argparse.Namespace, sources: Sequence[Source], surveys: Sequen
 
 def _run_one(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
     """One model: its runs, and a table of all metrics."""
-    from adaptation.stages import run_models
+    from adaptation.stages import parts, read_models, room_for, run_models
 
-    (found,) = run_models(models, plan, args.overwrite)
+    room, placed = room_for(models, plan, args.save, args.overwrite)
+    if placed:
+        (found,) = read_models(models)
+    else:
+        (found,) = run_models(models, plan, room)
+        room.place(*parts(models, room))
     _report(found["metrics"], plan.settings, args, plan.tested)
 
 
 def _compare(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
     """Several models: their runs, and a table of each model's recalls."""
-    from adaptation.report import check_report, write_report
-    from adaptation.stages import compared, run_models
+    from adaptation.report import check_report, read_report, report_files, write_report
+    from adaptation.stages import compared, parts, room_for, run_models
 
-    check_report(args.save, args.overwrite)
-    found = run_models(models, plan, args.overwrite)
-    contents = write_report(args.save, *compared(models, found, plan))
-    print(f"\n{contents['txt'].decode()}")
+    room, placed = room_for(models, plan, args.save, args.overwrite, check_report)
+    if not placed:
+        found = run_models(models, plan, room)
+        write_report(room.path, *compared(models, found, plan))
+        new, old = parts(models, room)
+        room.place([*new, *report_files(room.path)], [*old, *report_files(args.save)])
+    print(f"\n{read_report(args.save)}")
     print(
         f"results: {args.save / 'comparison.txt'}, and .csv, .tex, .json\n"
         f"plot:    {args.save / 'comparison.png'}, and .svg\n"

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.device import available_memory
 from common.errors import InputError, listed, printable
+from common.files import check_whole, read_facts, sha256
 from common.names import read_names, select
 from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, open_features, read_pairs
 
@@ -44,10 +46,12 @@ class Pairs:
 
 
 def load_pairs(path: Path, subset: Path | None = None, skip: bool = False) -> Pairs:
-    """Reads a features file; with `subset` only the pairs that a CSV names. InputError where none can be trained on.
+    """Reads a features file; with `subset` only the pairs that a CSV names. InputError where none can be trained on, or
+    where the file is not the one that the `.json` beside it tells of.
 
     Names of the CSV that the file does not have are an InputError too, or with `skip` left out and told on stderr.
     """
+    check_whole(path, read_facts(path))
     pairs = by_view(read_pairs(path), path)
     return pairs if subset is None else pairs.subset(torch.tensor(_chosen(pairs.names, path, subset, skip)))
 
@@ -66,31 +70,42 @@ def _chosen(names: list[tuple[str, str]], path: Path, subset: Path, skip: bool) 
 @dataclass(frozen=True)
 class Survey:
     """What is known of a features file that was looked through: the sorted names of its N pairs after `--subset`, its
-    V views, the D numbers a side, and the indices that a subset chose among all its pairs."""
+    V views, the D numbers a side, the file's SHA-256, and the indices that a subset chose among all its pairs."""
 
     path: Path
     names: list[tuple[str, str]]
     views: int
     width: int
+    sha256: str
     chosen: list[int] | None = None
 
     def load(self) -> Pairs:
         """The pairs; InputError when the file is no longer the one that was looked through."""
-        pairs = by_view(read_pairs(self.path), self.path)
-        pairs = pairs if self.chosen is None else pairs.subset(torch.tensor(self.chosen))
-        if (pairs.names, *pairs.left.shape[::2]) != (self.names, self.views, self.width):
+        if sha256(self.path) != self.sha256:
             raise InputError(f"{printable(str(self.path))}: was changed while it was worked on; start again")
-        return pairs
+        pairs = by_view(read_pairs(self.path), self.path)
+        return pairs if self.chosen is None else pairs.subset(torch.tensor(self.chosen))
 
 
 def survey(path: Path, subset: Path | None = None, skip: bool = False) -> Survey:
     """Looks through a features file as a memory map: what `load_pairs` refuses is refused, and little is held."""
+    _check_room(path)
+    digest = check_whole(path, read_facts(path))
     embeddings = _mapped(path)
     names, rows = _laid_out(embeddings, path)
     _check_finite(embeddings, path)
     chosen = None if subset is None else _chosen(names, path, subset, skip)
     kept = names if chosen is None else [names[index] for index in chosen]
-    return Survey(path, kept, len(rows), embeddings.left.shape[1], chosen)
+    return Survey(path, kept, len(rows), embeddings.left.shape[1], digest, chosen)
+
+
+def _check_room(path: Path) -> None:
+    """InputError for a file that is larger than the memory, before any of it is read. (A file of holes can claim any
+    size.)"""
+    size = path.stat().st_size if path.is_file() else 0
+    if size > (free := available_memory()):
+        told = f"{size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB of memory are free"
+        raise InputError(f"{printable(str(path))}: {told}; extract fewer numbers a picture (-p adapt-pca N)")
 
 
 def _mapped(path: Path) -> Embeddings:

@@ -29,13 +29,27 @@ def check_report(folder: Path, overwrite: bool) -> None:
         raise InputError(
             f"{folder}: holds a run of one model ({single[0].name}); give another folder for the comparison"
         )
-    there = [path for kind in KINDS if (path := _file(folder, kind)).exists()]
+    there = report_files(folder)
     if there and not overwrite:
         raise InputError(
             f"{folder}: already holds a comparison ({there[0].name}); give another folder, or --overwrite to replace it"
         )
     if strange := [path for path in there if not path.is_file()]:
         raise InputError(f"{strange[0]}: has the name of a file of a comparison and is none; rename it")
+
+
+def report_files(folder: Path) -> list[Path]:
+    """The files of a comparison that are in `folder`."""
+    return [path for kind in KINDS if (path := _file(folder, kind)).exists()]
+
+
+def read_report(folder: Path) -> str:
+    """The table for a terminal; InputError where it is gone."""
+    path = _file(folder, "txt")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: gone or damaged; --overwrite makes it again") from error
 
 
 def _file(folder: Path, kind: str) -> Path:

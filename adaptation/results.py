@@ -1,11 +1,11 @@
 """The run folder: TensorBoard, logs as CSV, checkpoints, splits, the summary and a plot of the curves.
 
-run1/ .. runN/   TensorBoard events, train.csv, val.csv, split.csv, checkpoint.pt (tensors alone), and with a PCA of the
-                 run's own pca.skops
+run1/ .. runN/   TensorBoard events, train.csv, val.csv, frozen.csv, split.csv, checkpoint.pt (tensors alone), and with
+                 a PCA of the run's own pca.skops
 avg/             TensorBoard events and logs of the runs' mean, with the standard deviation in the logs
 summary.json     each test metric: last epoch, best epoch, frozen features
 curves.png       aR@k over the epochs, train and test, beside the frozen features
-.unfinished/     new runs that are to replace those in the folder, until they are all there
+.unfinished/     all of these, until they are whole
 """
 
 from __future__ import annotations
@@ -15,44 +15,25 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from adaptation.events import write_events
 from adaptation.pairs import Pairs
 from adaptation.trainer import Curves, Run, Scores
 from common.errors import InputError
-from common.files import written_whole
+from common.files import partial_name, sync_folder, written_whole
 from featuresExtractor.pca import save_pca
 
 OWN_FILES = ("summary.json", "curves.png")
 OWN_FOLDERS = re.compile(r"run\d+|avg")
-OWN_CONTENTS = re.compile(r"(checkpoint|train|val|split|pca)(\.partial)?\.(pt|csv|skops)|events\.out\.tfevents\..*")
+OWN_CONTENTS = re.compile(r"(checkpoint|train|val|frozen|split|pca)\.(pt|csv|skops)|events\.out\.tfevents\..*")
 COMPARISON = "comparison.json"  # where several models are compared
-UNFINISHED, REPLACED = ".unfinished", "replaced"
-
-
-def prepare_folder(folder: Path, overwrite: bool) -> Path:
-    """Makes `folder` ready for new runs and returns where to write them.
-
-    Runs that are there are an InputError. With `overwrite` they stay until `put_in_place` replaces them, and the new
-    ones are written to a folder within. Nothing else in the folder is touched.
-    """
-    unfinished = folder / UNFINISHED
-    try:
-        there = check_folder(folder, overwrite)
-        folder.mkdir(parents=True, exist_ok=True)
-        if unfinished.exists():
-            shutil.rmtree(unfinished)  # of a run that was interrupted
-        unfinished.mkdir()  # always, since a folder that takes nothing is better found now than after a run
-        if not there:
-            unfinished.rmdir()
-    except OSError as error:
-        raise InputError(f"{folder}: no run folder could be made here ({error.strerror})") from error
-    return unfinished if there else folder
 
 
 def check_folder(folder: Path, overwrite: bool) -> list[Path]:
@@ -66,9 +47,6 @@ def check_folder(folder: Path, overwrite: bool) -> list[Path]:
         raise InputError(
             f"{folder}: already holds a run ({there[0].name}); give another folder, or --overwrite to replace it"
         )
-    unfinished = folder / UNFINISHED
-    if (unfinished / REPLACED).exists():
-        raise InputError(f"{unfinished}: replacing a run was cut short; move what you need out of it and remove it")
     return there
 
 
@@ -90,26 +68,31 @@ def _is_run(path: Path) -> bool:
     return alone and (not held or any(OWN_CONTENTS.fullmatch(part.name) for part in held))
 
 
-def put_in_place(written: Path, folder: Path) -> None:
-    """Replaces the runs in `folder` by those that are all in `written`, where `prepare_folder` wanted them."""
-    if written == folder:
-        return
-    new, replaced = own_parts(written), written / REPLACED
-    replaced.mkdir()
-    for path in own_parts(folder):
-        path.rename(replaced / path.name)
-    for path in new:
-        path.rename(folder / path.name)
-    shutil.rmtree(written)
-
-
 def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
-    """Writes `run<number>/`."""
-    target = folder / f"run{run.number}"
-    target.mkdir()
-    _write_events(target, {"Train": run.train, "Test": run.test})
+    """Writes `run<number>/`, whole or not at all."""
+    with _folder_written_whole(folder / f"run{run.number}") as target:
+        _write_run(target, run, pairs, head)
+
+
+@contextmanager
+def _folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Gives a new folder to write to, which has its name when all went well."""
+    partial = partial_name(folder)
+    for there in (partial, folder):
+        if there.exists():
+            shutil.rmtree(there)
+    partial.mkdir(parents=True)
+    yield partial
+    sync_folder(partial)
+    partial.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _write_run(target: Path, run: Run, pairs: Pairs, head: str) -> None:
+    write_events(target, {"Train": run.train, "Test": run.test})
     _write_csv(target / "train.csv", _log(run.train))
     _write_csv(target / "val.csv", _log(run.test))
+    _write_csv(target / "frozen.csv", [list(run.frozen), list(run.frozen.values())])
     _write_csv(target / "split.csv", _split_rows(run, pairs))
     state = {
         "model": head,
@@ -125,6 +108,26 @@ def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
         save_pca(run.pca, target / "pca.skops")
 
 
+def read_scores(folder: Path, epochs: int) -> Scores | None:
+    """The numbers of a finished run; None where there is none in `folder`, or not one of so many epochs."""
+    try:
+        logs = [_read_csv(folder / f"{name}.csv") for name in ("train", "val", "frozen")]
+        train, test, frozen = ({name: values for name, values in log.items() if name != "epoch"} for log in logs)
+        scores = Scores(train=train, test=test, frozen={name: value for name, (value,) in frozen.items()})
+    except (OSError, ValueError, csv.Error):
+        return None
+    whole = {len(values) for values in (*train.values(), *test.values())} == {epochs} and bool(frozen)
+    return scores if whole else None
+
+
+def _read_csv(path: Path) -> Curves:
+    """The columns of a log. Python writes a float so that the same one is read again."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    columns = zip(*rows, strict=True)
+    return {name: list(map(float, column)) for name, column in zip(header, columns, strict=True)}
+
+
 def _on_cpu(state: Any) -> Any:
     """A state dict with its tensors on the CPU, so that a machine without a GPU can load it."""
     if isinstance(state, torch.Tensor):
@@ -132,18 +135,6 @@ def _on_cpu(state: Any) -> Any:
     if isinstance(state, Mapping):
         return {key: _on_cpu(value) for key, value in state.items()}
     return [_on_cpu(value) for value in state] if isinstance(state, list) else state
-
-
-def _write_events(folder: Path, curves: Mapping[str, Curves]) -> None:
-    """TensorBoard events: `<set>/<metric>` over the epochs, which count from 1."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder))
-    for name, metrics in curves.items():
-        for metric, values in metrics.items():
-            for epoch, value in enumerate(values, 1):
-                writer.add_scalar(f"{name}/{metric}", value, epoch)
-    writer.close()
 
 
 def _log(curves: Curves) -> Iterable[Sequence[object]]:
@@ -170,8 +161,11 @@ def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 def write_average(folder: Path, runs: Sequence[Scores]) -> None:
     """Writes `avg/`: the mean of the runs at each epoch, and in the logs their standard deviation too."""
-    target = folder / "avg"
-    target.mkdir()
+    with _folder_written_whole(folder / "avg") as target:
+        _write_average(target, runs)
+
+
+def _write_average(target: Path, runs: Sequence[Scores]) -> None:
     means: dict[str, Curves] = {}
     for name, file, curves in (
         ("Avg_Train", "train.csv", [run.train for run in runs]),
@@ -182,7 +176,16 @@ def write_average(folder: Path, runs: Sequence[Scores]) -> None:
         if len(runs) > 1:
             sds = {f"{metric} sd": array.std(0, ddof=1).tolist() for metric, array in values.items()}
         _write_csv(target / file, _log(means[name] | (sds if len(runs) > 1 else {})))
-    _write_events(target, means)
+    write_events(target, means)
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What `write_summary` wrote; None where it did not."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def write_summary(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

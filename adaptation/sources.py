@@ -5,7 +5,6 @@ Names of models come from files of others: they are shown without control charac
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, listed, printable
+from common.files import read_facts
 
 FEATURES, REDUCED = "features.npy", re.compile(r"features_pca[^.]*\.npy")  # an unfinished file has one more dot
 DEPTH = 2  # folders below the given one: a model's name may have a slash in it
@@ -133,15 +133,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     """`settings` of the `.json` beside a features file: what its numbers depend on; empty when there are none."""
     settings = read_facts(path).get("settings")
     return settings if isinstance(settings, dict) else {}
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """The `.json` beside a features file; empty when there is none that can be read."""
-    try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def folder_name(label: str) -> str:

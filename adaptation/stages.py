@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,15 +18,16 @@ from adaptation.comparison import Entry, Record, compare
 from adaptation.memory import Layout, Size, head_sizes, lay_out
 from adaptation.pairs import Pairs, Survey, survey
 from adaptation.reduction import Reduction, check_components
-from adaptation.sources import TRAINING_PAIRS, Source, read_facts, read_settings
+from adaptation.sources import TRAINING_PAIRS, Source, read_settings
 from adaptation.splits import check_ks
 from adaptation.statistics import summary
 from adaptation.tables import Conditions
 from adaptation.trainer import Scores, Settings
+from adaptation.unfinished import Unfinished
 from common.console import table
 from common.device import device_name
 from common.errors import InputError, listed, printable
-from common.files import package_versions, sha256
+from common.files import differences, package_versions, read_facts
 from common.progress import Bar, progress
 
 KS, KS_COMPARED = (1, 3), (1, 3, 5)
@@ -113,25 +117,76 @@ def layout(model: Model, plan: Plan) -> Layout:
     return lay_out(size, plan.runs, plan.device, plan.memory, settings.precision == "bf16")
 
 
-def run_models(models: Sequence[Model], plan: Plan, overwrite: bool) -> list[dict[str, Any]]:
-    """Runs all models and writes their run folders; returns what each `summary.json` holds.
+def room_for(
+    models: Sequence[Model],
+    plan: Plan,
+    top: Path,
+    overwrite: bool,
+    check: Callable[[Path, bool], None] = lambda folder, overwrite: None,
+) -> tuple[Unfinished, bool]:
+    """Where the runs of all models grow, within the folder `top`; and whether all of them are in their places already.
 
-    InputError before the first epoch where a folder holds runs that may not be replaced. Those that may are replaced
-    together, when all models are done.
+    InputError before the first epoch where a folder holds runs that may not be replaced, or where `check` sees what
+    keeps them from going to `top`.
     """
+    room, facts = Unfinished(top), _plan_facts(models, plan)
+    room.complete()
+    if not overwrite and all(_is_of(model, facts) for model in models):
+        print(f"{printable(str(top))}: these very runs are here already; --overwrite makes them again")
+        return room, True
+    check(top, overwrite)
     for model in models:
         results.check_folder(model.folder, overwrite)
-    layouts = [layout(model, plan) for model in models]
-    folders = [results.prepare_folder(model.folder, overwrite) for model in models]
+        room.inside(model.folder)
+        layout(model, plan)
+    if room.begin(facts, overwrite):
+        print("going on with the runs that an interrupted call left")
+    return room, False
+
+
+def _is_of(model: Model, facts: Mapping[str, Any]) -> bool:
+    """Whether the runs in a model's place are those of this plan."""
+    there = (results.read_summary(model.folder) or {}).get("plan")
+    return isinstance(there, dict) and not differences(there, facts)
+
+
+def _plan_facts(models: Sequence[Model], plan: Plan) -> dict[str, Any]:
+    """What runs must have in common to stand side by side."""
+    names = json.dumps(models[0].survey.names).encode()
+    return {
+        "settings": asdict(plan.settings),
+        "number of runs": plan.runs,
+        "pairs": hashlib.sha256(names).hexdigest(),
+        "PCA of each run": plan.reduction.components if plan.reduction else None,
+        "features": [[model.source.label, model.survey.sha256] for model in models],
+    }
+
+
+def run_models(models: Sequence[Model], plan: Plan, room: Unfinished) -> list[dict[str, Any]]:
+    """Runs all models and writes their run folders into the `room`, but for what is there; returns what each
+    `summary.json` holds."""
+    layouts, facts = [layout(model, plan) for model in models], _plan_facts(models, plan)
     _announce(models, plan)
-    with progress(len(models) * plan.runs * plan.settings.steps, "train", "epochs") as bar:
-        found = [
-            _run_model(model, folder, plan, how, bar, f"{model.source.label}, " if len(models) > 1 else "")
-            for model, folder, how in zip(models, folders, layouts, strict=True)
+    with closing(room), progress(len(models) * plan.runs * plan.settings.steps, "train", "epochs") as bar:
+        return [
+            _run_model(model, room.inside(model.folder), plan, facts, how, bar)
+            for model, how in zip(models, layouts, strict=True)
         ]
-    for model, folder in zip(models, folders, strict=True):
-        results.put_in_place(folder, model.folder)
-    return found
+
+
+def read_models(models: Sequence[Model]) -> list[dict[str, Any]]:
+    """What `run_models` returned when it wrote the runs that are in their places."""
+    found = [results.read_summary(model.folder) for model in models]
+    if None in found:
+        raise InputError(f"{printable(str(models[found.index(None)].folder))}: its summary.json cannot be read")
+    return [one for one in found if one is not None]
+
+
+def parts(models: Sequence[Model], room: Unfinished) -> tuple[list[Path], list[Path]]:
+    """The parts of all models' runs: the new ones in the `room`, and those in the places that they are to take."""
+    new = [path for model in models for path in results.own_parts(room.inside(model.folder))]
+    old = [path for model in models if model.folder.exists() for path in results.own_parts(model.folder)]
+    return new, old
 
 
 def _announce(models: Sequence[Model], plan: Plan) -> None:
@@ -150,28 +205,38 @@ def _announce(models: Sequence[Model], plan: Plan) -> None:
     print(f"{told}, {len(models)} models{fitted}\n{table(('model', 'numbers a side', 'views', 'file'), rows)}")
 
 
-def _run_model(model: Model, folder: Path, plan: Plan, how: Layout, bar: Bar, label: str) -> dict[str, Any]:
+def _run_model(
+    model: Model, folder: Path, plan: Plan, shared: Mapping[str, Any], how: Layout, bar: Bar
+) -> dict[str, Any]:
     """The runs of a model, written to `folder`."""
-    pairs = model.survey.load()
-    runs = _train(pairs if plan.reduction else pairs.to(plan.device), folder, plan, how, bar, label)
+    if there := results.read_summary(folder):
+        bar.update(plan.runs * plan.settings.steps)
+        return there
+    runs = _train(model, folder, plan, how, bar)
     results.write_average(folder, runs)
     plots.write_curves(folder, runs, plan.settings.ks)
-    metrics, facts = summary(runs), _facts(model, plan)
+    metrics, facts = summary(runs), {**_facts(model, plan), "plan": shared}
     results.write_summary(folder, metrics, facts)
     return {**facts, "metrics": metrics}
 
 
-def _train(pairs: Pairs, folder: Path, plan: Plan, how: Layout, bar: Bar, label: str) -> list[Scores]:
-    """The numbers of the runs; as many as the memory holds go side by side, and each is written when done."""
-    done = []
-    for first in range(1, plan.runs + 1, how.runs):
-        numbers = range(first, min(first + how.runs, plan.runs + 1))
-        bar.set_postfix_str(f"{label}{_shown(numbers)}/{plan.runs}", refresh=False)
-        done += _train_some(pairs, numbers, folder, plan, how, bar)
-    return done
+def _train(model: Model, folder: Path, plan: Plan, how: Layout, bar: Bar) -> list[Scores]:
+    """The numbers of the runs; as many as the memory holds go side by side, and each is written when done. Those that
+    are there are read."""
+    numbers, steps = range(1, plan.runs + 1), plan.settings.steps
+    done = {number: there for number in numbers if (there := results.read_scores(folder / f"run{number}", steps))}
+    bar.update(len(done) * steps)
+    if missing := [number for number in numbers if number not in done]:
+        pairs = model.survey.load()
+        pairs = pairs if plan.reduction else pairs.to(plan.device)
+        for first in range(0, len(missing), how.runs):
+            some = missing[first : first + how.runs]
+            bar.set_postfix_str(f"{model.source.label}, {_shown(some)}/{plan.runs}", refresh=False)
+            done |= zip(some, _train_some(pairs, some, folder, plan, how, bar), strict=True)
+    return [done[number] for number in numbers]
 
 
-def _train_some(pairs: Pairs, numbers: range, folder: Path, plan: Plan, how: Layout, bar: Bar) -> list[Scores]:
+def _train_some(pairs: Pairs, numbers: Sequence[int], folder: Path, plan: Plan, how: Layout, bar: Bar) -> list[Scores]:
     """Trains and writes the runs of these numbers; their heads, which are large, end here."""
     on_epoch = partial(bar.update, len(numbers))
     try:
@@ -185,7 +250,7 @@ def _train_some(pairs: Pairs, numbers: range, folder: Path, plan: Plan, how: Lay
     return [run.scores() for run in finished]
 
 
-def _shown(numbers: range) -> str:
+def _shown(numbers: Sequence[int]) -> str:
     """`run 3` or `runs 1-20`."""
     return f"run {numbers[0]}" if len(numbers) == 1 else f"runs {numbers[0]}-{numbers[-1]}"
 
@@ -193,7 +258,7 @@ def _shown(numbers: range) -> str:
 def _facts(model: Model, plan: Plan) -> dict[str, Any]:
     """What the numbers in a `summary.json` were made from."""
     path, found = model.source.path, model.survey
-    features = {"file": str(path), "sha256": sha256(path), "views": found.views, "width": found.width}
+    features = {"file": str(path), "sha256": found.sha256, "views": found.views, "width": found.width}
     if plan.reduction:
         features["pca"] = {"fitted_on": TRAINING_PAIRS, "components": plan.reduction.components}
     return {**shared_facts(plan, len(found.names)), "features": features}

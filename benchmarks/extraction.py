@@ -25,6 +25,7 @@ from featuresExtractor.datasets import Dataset, find_images
 from featuresExtractor.embeddings import FeaturesWriter, read_pairs, row_type
 from featuresExtractor.extractor import extract
 from featuresExtractor.forward import Forward
+from featuresExtractor.journal import Journal
 from featuresExtractor.layers import resolve
 from featuresExtractor.models import Model
 from featuresExtractor.weights import find_weights, load_backbone
@@ -113,10 +114,14 @@ def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
     """Our way, from the files to the file, without its bar."""
     target = folder / "features.npy"
     row = row_type(dataset.sides, forward.shapes[0], dataset.longest_name)
+    journal = Journal([target])
+    journal.begin({})
     with FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer:
         with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-            extract(dataset, forward, [writer], cores())
+            extract(dataset, forward, [writer], journal, cores())
         writer.finish()
+    journal.close()
+    journal.remove()
     return target
 
 

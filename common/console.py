@@ -9,35 +9,41 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from common.errors import InputError
+from common.errors import InputError, printable
+from common.stopping import Stopped, stoppable
 
-UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
-"""Errors of disks, permissions and names, which are the user's to mend."""
+UNUSABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.EXDEV),
+)
+"""Errors of disks, permissions, names, and of things that only have the name of a file: the user's to mend."""
 
 
-def guarded(program: str, command: Callable[[], int]) -> int:
-    """Runs `command` and returns its exit code; 2 and one line for wrong input, 130 when interrupted.
+def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothing is kept") -> int:
+    """Runs `command` and returns its exit code; 2 and one line for wrong input, 130 or 143 when it was asked to end.
 
     A reader that has seen enough (`| head`) is no fault.
     """
     try:
-        code = command()
-        sys.stdout.flush()
+        with stoppable():
+            code = command()
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         return 0
     except InputError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise
-        print(f"{program}: error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        where = printable(str(error.filename or "writing"))
+        print(f"{program}: error: {where}: {error.strerror}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\n{program}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"\n{program}: interrupted; {how_to_go_on}", file=sys.stderr)
+        return error.exit_code if isinstance(error, Stopped) else 130
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, printable
+from common.errors import InputError
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a link of that name, which might lead anywhere, is not opened
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
 
 
@@ -22,6 +23,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Gives a name beside `path` to write to; renamed to `path` when all went well, removed when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
+    partial.unlink(missing_ok=True)  # what an interrupted process left, or a link that would lead elsewhere
     try:
         yield partial
         finish_file(partial, path)
@@ -42,6 +44,19 @@ def finish_file(partial: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, as far as its file system knows of such a thing."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,35 +65,39 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Makes `folder` where needed and keeps it for this process alone; a process that has ended holds nothing.
-
-    InputError where another process holds it, or where no folder can be made.
-    """
-    shown = printable(str(folder))
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{shown}: is a file; -s takes a folder")
+def read_facts(path: Path) -> dict[str, Any]:
+    """The `.json` beside a features file; empty when there is none that can be read."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{shown}: no folder can be made here ({error.strerror})") from error
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            what_to_do = "wait for it, or give another folder"
-            raise InputError(f"{shown}: another process is writing here; {what_to_do}") from error
-        yield
-    finally:
-        os.close(descriptor)
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_whole(path: Path, facts: Mapping[str, Any]) -> str:
+    """The SHA-256 of a file; InputError when the `.json` beside it (`facts`) names another one."""
+    try:
+        found, told = sha256(path), facts.get("sha256")
+    except OSError as error:
+        raise InputError(f"{path}: no features file could be read here ({error.strerror})") from error
+    if told not in (None, found):  # files of before had none
+        raise InputError(
+            f"{path}: was changed or damaged since it was written (its SHA-256 begins with {found[:8]}, and its .json "
+            f"says {str(told)[:8]}); get it again, or extract it again with --overwrite"
+        )
+    return found
+
+
+def differences(there: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    """The settings that differ between what is there, as JSON gave it back, and what was chosen."""
+    asked = json.loads(json.dumps(dict(chosen)))
+    return [key for key, value in asked.items() if there.get(key) != value]
 
 
 def package_versions() -> dict[str, str]:

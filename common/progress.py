@@ -10,7 +10,10 @@ from tqdm import tqdm
 Bar: TypeAlias = tqdm
 
 
-def progress(total: int, what: str, unit: str) -> Bar:
-    """A bar on stderr; where that is no terminal (a log file), a line now and then instead of ten a second."""
+def progress(total: int, what: str, unit: str, done: int = 0) -> Bar:
+    """A bar on stderr, of which `done` was there before; where that is no terminal (a log file), a line now and then
+    instead of ten a second."""
     every = 0.1 if sys.stderr.isatty() else 20.0
-    return tqdm(total=total, desc=what, unit=f" {unit}", smoothing=0.05, mininterval=every, maxinterval=2 * every)
+    return tqdm(
+        total=total, initial=done, desc=what, unit=f" {unit}", smoothing=0.05, mininterval=every, maxinterval=2 * every
+    )

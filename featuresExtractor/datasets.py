@@ -1,41 +1,21 @@
-"""Folders of pictures: what belongs together, and the pixels of it."""
+"""Folders of pictures: what belongs together."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from PIL import Image
+from typing import NamedTuple
 
 from common.errors import InputError, listed
 from common.names import read_names, select, stem
-from featuresExtractor.transforms import Preprocessing, prepare
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Pixels = NDArray[np.uint8]
+from featuresExtractor.pictures import suffixes
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
-REFUSED = (
-    "BUFR",
-    "EPS",
-    "GRIB",
-    "HDF5",
-    "MPEG",
-    "WMF",
-)  # EPS starts Ghostscript; Pillow knows the others by name alone
 
 
 @dataclass(frozen=True)
@@ -44,6 +24,22 @@ class Skipped:
 
     name: str
     reason: str
+
+
+class State(NamedTuple):
+    """A file's size in bytes and its time of change in nanoseconds; -1 where there is no file."""
+
+    size: int
+    changed: int
+
+
+def state_of(path: Path) -> State:
+    """The state of what is at `path`, or of what a link there leads to."""
+    try:
+        status = path.stat()
+    except OSError:
+        return State(-1, -1)
+    return State(status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -71,14 +67,28 @@ class Dataset:
         """Characters of the longest file name."""
         return max(len(path.name) for item in self.items for path in item)
 
+    @cached_property
+    def states(self) -> list[tuple[State, ...]]:
+        """The state of every picture when this was first asked for."""
+        return [tuple(state_of(path) for path in item) for item in self.items]
+
     def fingerprint(self) -> str:
         """SHA-256 over every file's name, size and time of change: differs when a picture does."""
+        return self._digest(b"%d\0%d" % (state.size, state.changed) for item in self.states for state in item)
+
+    def names_digest(self) -> str:
+        """SHA-256 over every file's name alone: what pictures there are, and in which order."""
+        return self._digest(b"" for item in self.items for _ in item)
+
+    def _digest(self, facts: Iterable[bytes]) -> str:
         digest = hashlib.sha256()
-        for path in (path for item in self.items for path in item):
-            status = path.stat()
-            name = os.fsencode(path.relative_to(self.root))
-            digest.update(b"%s\0%d\0%d\n" % (name, status.st_size, status.st_mtime_ns))
+        for path, fact in zip((path for item in self.items for path in item), facts, strict=True):
+            digest.update(b"%s\0%s\n" % (os.fsencode(path.relative_to(self.root)), fact))
         return digest.hexdigest()
+
+    def name(self, path: Path) -> str:
+        """How a picture of the dataset is called: `left/a.jpg`."""
+        return path.relative_to(self.root).as_posix()
 
 
 def find_images(root: Path, skip: bool = False) -> Dataset:
@@ -105,37 +115,26 @@ def _flat(folder: Path) -> list[tuple[Path, ...]]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The files with an image's suffix, sorted by name."""
-    suffixes = _suffixes()
-    return [path for path in _files(folder) if path.suffix.lower() in suffixes]
+    """What has an image's suffix, sorted by name; whether it is an image is seen when it is opened."""
+    known = suffixes()
+    return [path for path in _entries(folder) if path.suffix.lower() in known]
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of a folder, sorted by name, but for hidden ones (such as the `._a.jpg` of some systems)."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name, but for what is hidden (such as the `._a.jpg` of some systems)."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from error
     return [folder / name for name in names]
-
-
-@cache
-def _formats() -> list[str]:
-    """The picture formats that Pillow reads by itself."""
-    Image.init()
-    return [name for name in Image.ID if name not in REFUSED]
-
-
-@cache
-def _suffixes() -> set[str]:
-    """The suffixes of those formats, in lower case."""
-    formats = set(_formats())
-    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
 
 
 def no_pictures(dataset: Dataset) -> list[str]:
     """Files beside the pictures that are none by their suffix: what a user may have meant as pictures."""
     folders = [dataset.root / side for side in dataset.sides] if dataset.sides == PAIR_SIDES else [dataset.root]
-    suffixes = _suffixes()
-    files = (path for folder in folders for path in _files(folder))
-    return [_name(dataset.root, path) for path in files if path.suffix.lower() not in suffixes]
+    known = suffixes()
+    others = (path for folder in folders for path in _entries(folder) if path.suffix.lower() not in known)
+    return [dataset.name(path) for path in others if path.is_file()]
 
 
 def _find_pairs(root: Path, skip: bool) -> Dataset:
@@ -145,7 +144,9 @@ def _find_pairs(root: Path, skip: bool) -> Dataset:
         raise InputError("; ".join(_orphan_lines(root, orphans)) + "; --on-error skip leaves them out")
     items: list[tuple[Path, ...]] = [(left[key], right[key]) for key in sorted(left.keys() & right.keys())]
     reason = "no image of the same name on the other side"
-    return Dataset(root, PAIR_SIDES, items, tuple(Skipped(_name(root, path), reason) for path in orphans))
+    return Dataset(
+        root, PAIR_SIDES, items, tuple(Skipped(path.relative_to(root).as_posix(), reason) for path in orphans)
+    )
 
 
 def _orphan_lines(root: Path, orphans: list[Path]) -> Iterator[str]:
@@ -166,10 +167,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _name(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
 def keep_subset(dataset: Dataset, subset: Path, skip: bool = False) -> Dataset:
     """Only the items that a CSV file names; a name without images is an InputError, or goes to `skipped`."""
     chosen, missing = select([item[0].name for item in dataset.items], read_names(subset), subset)
@@ -180,73 +177,3 @@ def keep_subset(dataset: Dataset, subset: Path, skip: bool = False) -> Dataset:
         )
     absent = tuple(Skipped(name, f"named in {subset.name}, not found") for name in missing)
     return replace(dataset, items=[dataset.items[index] for index in chosen], skipped=dataset.skipped + absent)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Consecutive items: how many there are (`count`), the indices of those that could be read, their pixels
-    (indices * sides, 3, crop, crop) uint8 with the channels last in memory, and what could not be read and why.
-
-    The pixels hold until the next batch is asked for."""
-
-    count: int
-    indices: list[int]
-    pixels: Pixels
-    faults: list[Skipped]
-
-
-def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing, pixels: Pixels) -> list[Skipped]:
-    """Reads and prepares the pictures of one item into `pixels` (sides, 3, crop, crop), each decoded once; returns what
-    could not be read."""
-    faults = []
-    for path, target in zip(dataset.items[index], pixels, strict=True):
-        try:
-            target[:] = read_image(path, preprocessing)
-        except Exception as error:  # decoders raise whatever a broken file leads them to
-            reason = " ".join(str(error).split()) or type(error).__name__
-            faults.append(Skipped(_name(dataset.root, path), reason.replace(f" {str(path)!r}", "")))
-    return faults
-
-
-def read_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The prepared pixels (3, crop, crop) of the first frame of an image file."""
-    with Image.open(path, formats=_formats()) as image:
-        return prepare(image, preprocessing)
-
-
-def read_batches(
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    size: int,
-    workers: int,
-    allocate: Callable[[tuple[int, ...]], Pixels],
-) -> Iterator[Batch]:
-    """All items in order, `size` at a time and fewer at the end, decoded by `workers` threads.
-
-    They decode into a few batches' room that `allocate` gives once, and so are never far ahead of the consumer.
-    Threads, not processes: Pillow decodes and resizes without holding the interpreter's lock.
-    """
-    sides, crop = len(dataset.sides), preprocessing.crop
-    parts = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
-    ahead = min(len(parts), max(3, 1 + math.ceil(2 * workers / size)))
-    rooms = [allocate((size, sides, crop, crop, 3)).transpose(0, 1, 4, 2, 3) for _ in range(ahead)]
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[list[Future[list[Skipped]]]] = deque()
-        try:
-            for number, part in enumerate(parts):
-                for later in range(number + len(waiting), min(number + ahead, len(parts))):
-                    room = rooms[later % ahead]
-                    reads = (partial(read_item, dataset, index, preprocessing) for index in parts[later])
-                    waiting.append([pool.submit(read, room[slot]) for slot, read in enumerate(reads)])
-                yield _finished(part, rooms[number % ahead], [future.result() for future in waiting.popleft()])
-        finally:
-            for future in chain.from_iterable(waiting):
-                future.cancel()
-
-
-def _finished(part: range, room: Pixels, faults: list[list[Skipped]]) -> Batch:
-    """A batch, closed up where items could not be read."""
-    good = [slot for slot, found in enumerate(faults) if not found]
-    pixels = room[: len(part)] if len(good) == len(part) else room[good]
-    indices = [part[slot] for slot in good]
-    return Batch(len(part), indices, pixels.reshape(-1, *room.shape[2:]), list(chain.from_iterable(faults)))

@@ -9,17 +9,19 @@ shape, such as (C, H, W), in place of (D,).
 
 from __future__ import annotations
 
+import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.errors import InputError, listed
-from common.files import partial_name
+from common.files import NO_LINK, partial_name, sync_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,64 +61,106 @@ def sides_of(row: np.dtype[Any]) -> tuple[str, ...]:
 
 
 class FeaturesWriter:
-    """Writes a features file in the order of the data, without ever holding it.
+    """Writes a features file, in any order and without ever holding it.
 
-    Room is made for `rows` items in each of `views` views; where items were left out, the views close up at the end.
-    Used in a `with`: the file has its name only if `finish` was reached, and no unfinished file stays behind.
+    Every one of `rows` items has its place in each of `views` views; the places of items that were left out are closed
+    up at the end. Used in a `with`: the file has its name only if `finish` was reached, and an unfinished file stays
+    only where `keep` says so, to be gone on with (`again`).
     """
 
-    def __init__(self, path: Path, row: np.dtype[Any], rows: int, views: int = 1) -> None:
+    def __init__(
+        self, path: Path, row: np.dtype[Any], rows: int, views: int = 1, keep: bool = False, again: bool = False
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.row, self.rows, self.views = path, row, rows, views
-        self.written = 0
-        self.partial = partial_name(path)
-        self.file = self.partial.open("w+b")
+        self.path, self.row, self.rows, self.views, self.keep = path, row, rows, views, keep
+        self.partial, self.closed = unfinished_names(path)
+        self.whole = self.partial
+        self.file = _open_new(self.partial) if not again else _open_again(self.partial)
         self.start = _write_header(self.file, row, rows * views)
+        self.file.truncate(self.start + rows * views * row.itemsize)
 
     def __enter__(self) -> FeaturesWriter:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self.file.close()
-        self.partial.unlink(missing_ok=True)
+        if not self.keep:
+            self.partial.unlink(missing_ok=True)
+            self.closed.unlink(missing_ok=True)
 
-    def append(self, blocks: Sequence[NDArray[Any]]) -> None:
-        """Adds n items: one block of n rows for each view."""
+    def put(self, first: int, blocks: Sequence[NDArray[Any]]) -> int:
+        """Writes n items from place `first` on: one block of n rows for each view. Returns their checksum (CRC-32)."""
+        found = 0
         for view, block in enumerate(blocks):
-            self._seek(view * self.rows + self.written)
-            self.file.write(block.tobytes())
-        self.written += len(blocks[0])
+            contents = block.tobytes()
+            self._seek(view, first)
+            self.file.write(contents)
+            found = zlib.crc32(contents, found)
+        self.file.flush()  # what a killed process has in its own memory is lost, what the system has is not
+        return found
 
-    def _seek(self, row: int) -> None:
-        self.file.seek(self.start + row * self.row.itemsize)
+    def checksum(self, items: range) -> int:
+        """The checksum of these items' rows as they are in the file."""
+        found, step = 0, max(1, CHUNK_BYTES // self.row.itemsize)
+        for view in range(self.views):
+            for first in range(items.start, items.stop, step):
+                found = zlib.crc32(self._read(view, first, min(step, items.stop - first)), found)
+        return found
 
-    def seal(self) -> None:
-        """Closes the gaps that left-out items made, writes the true number of rows, and all of it to the disk."""
-        if self.written < self.rows:
-            self._close_up()
-            self.rows = self.written
+    def _seek(self, view: int, item: int) -> None:
+        self.file.seek(self.start + (view * self.rows + item) * self.row.itemsize)
+
+    def _read(self, view: int, first: int, count: int) -> bytes:
+        self._seek(view, first)
+        return bytes(self.file.read(count * self.row.itemsize))
+
+    def seal(self, kept: NDArray[np.bool_] | None = None) -> str:
+        """Leaves out the items that are not `kept` (rows,), brings all to the disk, and returns the SHA-256 of what is
+        there now. May be done again."""
         self.file.flush()
-        os.fsync(self.file.fileno())
+        if kept is not None and not kept.all():
+            self._close_up(kept)
+        with self.whole.open("rb") as file:
+            os.fsync(file.fileno())
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def finish(self) -> None:
-        """Gives the whole file its name."""
-        self.seal()
-        self.partial.replace(self.path)
+        """Gives the file its name."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.whole.replace(self.path)
+        sync_folder(self.path.parent)
 
-    def _close_up(self) -> None:
-        """Moves each view's rows up behind the view before it; in this order none is overwritten before it is read."""
+    def _close_up(self, kept: NDArray[np.bool_]) -> None:
+        """Copies the kept rows to another file: whatever happens meanwhile, this one still has all of them."""
         step = max(1, CHUNK_BYTES // self.row.itemsize)
-        for view in range(1, self.views):
-            for row in range(0, self.written, step):
-                self._seek(view * self.rows + row)
-                block = self.file.read(min(step, self.written - row) * self.row.itemsize)
-                self._seek(view * self.written + row)
-                self.file.write(block)
-        self.file.truncate(self.start + self.views * self.written * self.row.itemsize)
-        _write_header(self.file, self.row, self.views * self.written)
+        self.whole = self.closed
+        with _open_new(self.closed) as file:
+            _write_header(file, self.row, self.views * int(kept.sum()))
+            for view in range(self.views):
+                for first in range(0, self.rows, step):
+                    some = kept[first : first + step]
+                    rows = np.frombuffer(self._read(view, first, len(some)), self.row)
+                    file.write(rows[some].tobytes())
 
 
-def _write_header(file: Any, row: np.dtype[Any], rows: int) -> int:
+def unfinished_names(path: Path) -> tuple[Path, Path]:
+    """What a features file is called while it is written, and while it is copied without what was left out."""
+    return partial_name(path), path.with_name(f"{path.stem}.closed{path.suffix}")
+
+
+def _open_new(path: Path) -> IO[bytes]:
+    """A new file, in the place of whatever has its name; a link there is not followed."""
+    path.unlink(missing_ok=True)
+    return path.open("x+b")
+
+
+def _open_again(path: Path) -> IO[bytes]:
+    """A file that is there, or a new one."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644), "r+b")
+
+
+def _write_header(file: IO[bytes], row: np.dtype[Any], rows: int) -> int:
     """Writes the `.npy` header at the start of the file and returns its length, which does not depend on `rows`:
     numpy pads it for a number of rows that may still change."""
     file.seek(0)

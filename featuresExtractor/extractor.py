@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +16,11 @@ from tqdm import tqdm
 from common.console import duration
 from common.errors import InputError, listed, printable
 from common.progress import progress
-from featuresExtractor.datasets import Batch, Dataset, Skipped, read_batches
+from featuresExtractor.datasets import Dataset, Skipped
 from featuresExtractor.embeddings import FeaturesWriter, make_rows
 from featuresExtractor.forward import Drift, Forward
+from featuresExtractor.journal import Done, Journal, changed, left_to_do
+from featuresExtractor.reading import Batch, read_batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,21 +28,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What an extraction did: items written, what was left out, the seconds spent on each part, and how far the
-    features are from those of fp32 where they are in another precision."""
+    """What an extraction did: items that are written, what was left out, how far the features are from those of fp32
+    where they are in another precision; and of this call the pictures and the seconds spent on each part."""
 
     written: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    drift: Drift | None = None
+    pictures: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"waiting for images": 0.0, "forward": 0.0, "writing": 0.0}
     )
-    drift: Drift | None = None
 
-    def summary(self, pictures: int) -> str:
+    def summary(self) -> str:
         """One line: pictures, time, rate, and where the time went."""
         total = sum(self.seconds.values())
         shares = ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in self.seconds.items())
-        return f"{pictures:,} pictures in {duration(total)}, {pictures / total:.1f} images/s ({shares})"
+        return f"{self.pictures:,} pictures in {duration(total)}, {self.pictures / total:.1f} images/s ({shares})"
 
 
 class _Clock:
@@ -55,32 +58,64 @@ class _Clock:
 
 
 def extract(
-    dataset: Dataset, forward: Forward, writers: Sequence[FeaturesWriter], workers: int, skip: bool = False
+    dataset: Dataset,
+    forward: Forward,
+    writers: Sequence[FeaturesWriter],
+    journal: Journal,
+    workers: int,
+    skip: bool = False,
 ) -> Report:
-    """Writes the features of every item of `dataset`, in order, each output to its file; returns what was done.
+    """Writes the features of every item of `dataset` that the journal does not have yet, each output to its file;
+    returns what was done.
 
     Threads read pictures ahead and one writes, so that the device need not wait for either. An unreadable picture is
-    an InputError that names it; with `skip` its whole item is left out and reported.
+    an InputError that names it; with `skip` its whole item is left out and reported. So are pictures that were changed
+    meanwhile.
     """
-    size = max(1, forward.batch // len(dataset.sides))
     report, clock = Report(), _Clock()
-    pictures = len(dataset.sides) * len(forward.views)
-    with progress(len(dataset) * pictures, "extract", "images") as bar, ThreadPoolExecutor(1) as pool:
+    views, sides = len(forward.views), len(dataset.sides)
+    parts = left_to_do(len(dataset), max(1, forward.batch // sides), [done.items for done in journal.done])
+    batches = read_batches(dataset, forward.preprocessing, parts, workers, forward.room)
+    todo = sum(map(len, parts))
+    with (
+        progress(len(dataset) * sides * views, "extract", "images", (len(dataset) - todo) * sides * views) as bar,
+        ThreadPoolExecutor(1) as pool,
+        closing(batches),
+    ):
         written: Future[None] | None = None
-        for batch in read_batches(dataset, forward.preprocessing, size, workers, forward.room):
-            _check_readable(batch, report, skip)
+        for batch in batches:
+            _check_readable(batch, skip)
             report.seconds["waiting for images"] += clock.lap()
-            outputs = forward(torch.from_numpy(batch.pixels)) if batch.indices else []
+            outputs = forward(torch.from_numpy(batch.pixels)) if batch.indices else forward.nothing()
             report.seconds["forward"] += clock.lap()
             _finish(written)
-            written = pool.submit(_write, dataset, batch, outputs, writers) if batch.indices else None
+            _tell_drift(forward, journal)
+            written = pool.submit(_write, dataset, batch, outputs, writers, journal)
             report.seconds["writing"] += clock.lap()
-            _tell_drift(forward, report)
-            report.written += len(batch.indices)
-            bar.update(batch.count * pictures)
+            report.pictures += len(batch.indices) * sides * views
+            bar.update(len(batch.items) * sides * views)
         _finish(written)
     report.seconds["writing"] += clock.lap()
+    _check_unchanged(dataset, journal)
+    report.written = int(kept(dataset, journal).sum())
+    report.skipped = [fault for done in sorted(journal.done, key=Done.first) for fault in done.faults]
+    report.drift = journal.drift
     return report
+
+
+def kept(dataset: Dataset, journal: Journal) -> NDArray[np.bool_]:
+    """Which items have features: all but those that were left out."""
+    found = np.ones(len(dataset), bool)
+    found[[index for done in journal.done for index in done.left_out]] = False
+    return found
+
+
+def _check_unchanged(dataset: Dataset, journal: Journal) -> None:
+    """InputError when pictures that were used are no longer those that were there at the start."""
+    if names := [name for done in journal.done for index, name in changed(dataset, done) if index not in done.left_out]:
+        raise InputError(
+            f"{dataset.root}: changed or gone since the start: {listed(names)}; the same command reads these again"
+        )
 
 
 def _finish(written: Future[None] | None) -> None:
@@ -89,36 +124,57 @@ def _finish(written: Future[None] | None) -> None:
         written.result()
 
 
-def _tell_drift(forward: Forward, report: Report) -> None:
+def _tell_drift(forward: Forward, journal: Journal) -> None:
     """Says once what the precision costs, as soon as it is known."""
-    if forward.drift and not report.drift:
-        report.drift = forward.drift
-        tqdm.write(str(report.drift))
+    if forward.drift and not journal.drift:
+        journal.add_drift(forward.drift)
+        tqdm.write(str(forward.drift))
 
 
-def _check_readable(batch: Batch, report: Report, skip: bool) -> None:
-    """What could not be read is reported, or ends the extraction."""
+def _check_readable(batch: Batch, skip: bool) -> None:
+    """What could not be read ends the extraction."""
     if batch.faults and not skip:
-        told = listed(f"{fault.name} ({printable(fault.reason)})" for fault in batch.faults)
-        raise InputError(f"unreadable: {told}; mend or remove it, or leave such pairs out with --on-error skip")
-    report.skipped += batch.faults
+        told = listed(f"{fault.name} ({fault.reason})" for fault in batch.faults)
+        raise InputError(
+            f"unreadable: {told}; mend it and give the same command, or leave such pairs out with --on-error skip"
+        )
 
 
 def _write(
-    dataset: Dataset, batch: Batch, outputs: Sequence[NDArray[np.float32]], writers: Sequence[FeaturesWriter]
+    dataset: Dataset,
+    batch: Batch,
+    outputs: Sequence[NDArray[np.float32]],
+    writers: Sequence[FeaturesWriter],
+    journal: Journal,
 ) -> None:
-    """The features of a batch, each output to its file."""
-    names = [[path.name for path in dataset.items[index]] for index in batch.indices]
+    """The features of a batch, each output to its file; then the journal has it."""
+    paths = [dataset.items[index] for index in batch.items]
+    names = [[path.name for path in item] for item in paths]
+    good = [index - batch.items.start for index in batch.indices]
+    sums = []
     for features, writer in zip(outputs, writers, strict=True):
-        _check_finite(features, [name for item in names for name in item])
-        by_item = features.reshape(len(features), len(names), -1, *features.shape[2:])
-        make = partial(make_rows, writer.row, names)
-        writer.append([make(values, view) for view, values in enumerate(by_item)])
+        _check_finite(features, [name for slot in good for name in names[slot]])
+        by_item = features.reshape(len(features), len(good), len(dataset.sides), *features.shape[2:])
+        places = _placed(by_item, good, len(names))
+        blocks = [make_rows(writer.row, names, values, view) for view, values in enumerate(places)]
+        sums.append(writer.put(batch.items.start, blocks))
+    states = [state for index in batch.items for state in dataset.states[index]]
+    left_out = [index for index in batch.items if index not in batch.indices]
+    journal.add(Done(batch.items, states, left_out, batch.faults, sums))
+
+
+def _placed(by_item: NDArray[np.float32], good: Sequence[int], count: int) -> NDArray[np.float32]:
+    """The features (views, items, ...) of `good` items among `count`; zeros for the others."""
+    if len(good) == count:
+        return by_item
+    places = np.zeros((len(by_item), count, *by_item.shape[2:]), np.float32)
+    places[:, good] = by_item
+    return places
 
 
 def _check_finite(features: NDArray[np.float32], names: Sequence[str]) -> None:
     """InputError that names the first picture whose features (views, pictures, ...) are no numbers."""
-    good = np.isfinite(features).reshape(len(features), len(names), -1).all(axis=(0, 2))
+    good = np.isfinite(features).all(axis=(0, *range(2, features.ndim)))
     if not good.all():
         name = printable(names[int(good.argmin())])
         raise InputError(f"{name}: the network gives values that are not finite numbers; are these its weights?")

@@ -6,17 +6,16 @@ Answers without torch, as far as nothing is fetched: `--list-models` asks for ev
 from __future__ import annotations
 
 import os
-import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.errors import InputError
+from featuresExtractor.download import HASH, Damaged, download
 from featuresExtractor.models import Model
 
 GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt state dict)"
-HASH = re.compile(r"-([0-9a-f]{8,})\.pth?$")  # torch's custom: the file's name holds the start of its SHA-256
 OLD_FORMAT = {
     "model.safetensors": "pytorch_model.bin",
     "open_clip_model.safetensors": "open_clip_pytorch_model.bin",
@@ -111,15 +110,11 @@ def _from_hub(model: Model, repository: str, file: str) -> Path:
 
 
 def _from_url(model: Model) -> Path:
-    """Fetched as torch.hub does it: beside its place, checked against the hash in its name, then renamed."""
-    from torch.hub import download_url_to_file
-
-    path, known = _download_path(model), HASH.search(model.weights)
+    path = _download_path(model)
     _tell(model, model.weights)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(model.weights, str(path), known and known[1], progress=sys.stderr.isatty())
-    except Exception as error:  # whatever the transport raises, or a hash that is another
+        download(model.weights, path)
+    except Exception as error:  # whatever the transport raises
         raise _not_found(model, f"{path} and {model.weights}", error) from error
     return path
 
@@ -142,5 +137,5 @@ def _tell(model: Model, what: str) -> None:
 
 
 def _not_found(model: Model, tried: str, error: Exception) -> InputError:
-    reason = type(error).__name__
+    reason = str(error) if isinstance(error, Damaged) else type(error).__name__
     return InputError(f"{model.name}: weights not found; tried {tried} ({reason}); {GIVE_A_FILE}")

@@ -104,6 +104,10 @@ class Forward:
             self.drift = _drift(self.precision, exact, [output[:, : len(first)] for output in outputs])
         return outputs
 
+    def nothing(self) -> list[Features]:
+        """What no pictures give."""
+        return [np.empty((len(self.views), 0, *shape), np.float32) for shape in self.shapes]
+
     def _asked(self) -> str:
         return " and ".join([f"in {self.precision}", *["compiled"] * self.compiled])
 

@@ -15,6 +15,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from common.archives import canonical, check_archive
 from common.device import tf32
 from common.errors import InputError
 from common.files import written_whole
@@ -129,17 +130,19 @@ class Projection:
 
 
 def save_pca(pca: PCA, path: Path) -> None:
-    """Writes a fitted PCA as a skops file, which holds arrays and settings and no code."""
+    """Writes a fitted PCA as a skops file, which holds arrays and settings and no code. The same PCA gives the
+    same bytes."""
     import skops.io
 
     with written_whole(path) as partial:
-        skops.io.dump(pca, partial)
+        partial.write_bytes(canonical(skops.io.dumps(pca)))
 
 
 def load_pca(path: Path) -> PCA:
     """Reads what `save_pca` wrote; InputError for a file that is none or that holds types beyond scikit-learn's own."""
     import skops.io
 
+    check_archive(path)
     try:
         pca = skops.io.load(path)
     except Exception as error:  # a file from elsewhere can fail in any way

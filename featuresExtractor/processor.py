@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import torch
     from sklearn.decomposition import PCA
 
-    from featuresExtractor.embeddings import Features, Rows
+    from featuresExtractor.embeddings import Features, FeaturesWriter, Rows
+    from featuresExtractor.pca import Projection
 
 
 @dataclass(frozen=True)
@@ -124,27 +125,20 @@ def parse_processor(words: Sequence[str]) -> Processor:
 
 
 def reduce_features(
-    source: Path,
-    target: Path,
-    pca_file: Path,
-    n_components: int,
-    device: torch.device,
-    columns: slice = slice(None),
+    rows: Rows, columns: slice, writer: FeaturesWriter, pca_file: Path, n_components: int, device: torch.device
 ) -> PCA:
-    """Fits a PCA on the columns of a features file, writes it to `pca_file` and the reduced features to `target`.
+    """Fits a PCA on the columns of a features file, writes it to `pca_file`, and the reduced features by `writer`.
 
     The fit takes the vectors of all sides and views, as the paper's protocol does. Both passes stream over the file;
     the reduced rows keep their names, views and order.
     """
-    from featuresExtractor.embeddings import open_features
-    from featuresExtractor.pca import fit_pca, save_pca
+    from featuresExtractor.pca import Projection, fit_pca, save_pca
 
-    rows = open_features(source)
     width = len(range(*columns.indices(rows.width)))
     with progress(2 * rows.count, "pca", "rows") as bar:
         pca = fit_pca(_vectors(rows, columns, bar), width, n_components, device)
         save_pca(pca, pca_file)
-        _project(rows, columns, target, pca, device, bar)
+        _project(rows, columns, writer, Projection(pca, device), bar)
     return pca
 
 
@@ -156,18 +150,14 @@ def _vectors(rows: Rows, columns: slice, bar: Bar) -> Iterator[Features]:
         bar.update(len(chunk))
 
 
-def _project(rows: Rows, columns: slice, target: Path, pca: PCA, device: torch.device, bar: Bar) -> None:
+def _project(rows: Rows, columns: slice, writer: FeaturesWriter, project: Projection, bar: Bar) -> None:
     """Writes every row again with its vectors replaced by their principal components."""
-    from featuresExtractor.embeddings import FeaturesWriter, row_type
-    from featuresExtractor.pca import Projection
-
-    project, row = Projection(pca, device), row_type(rows.sides, pca.n_components_, rows.name_length)
-    with FeaturesWriter(target, row, rows.count) as writer:
-        for chunk in rows.chunks():
-            reduced = np.empty(len(chunk), row)
-            for name in row.names or ():
-                values = chunk[name]
-                reduced[name] = project(values[:, columns].copy()) if name in rows.sides else values
-            writer.append([reduced])
-            bar.update(len(chunk))
-        writer.finish()
+    first = 0
+    for chunk in rows.chunks():
+        reduced = np.empty(len(chunk), writer.row)
+        for name in rows.row.names or ():
+            values = chunk[name]
+            reduced[name] = project(values[:, columns].copy()) if name in rows.sides else values
+        writer.put(first, [reduced])
+        first += len(chunk)
+        bar.update(len(chunk))

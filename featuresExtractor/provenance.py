@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import package_versions, sha256, write_json
+from common.files import check_whole, differences, package_versions, sha256, write_json
 from featuresExtractor.datasets import Dataset, no_pictures
 from featuresExtractor.extractor import Report
 from featuresExtractor.models import Model
@@ -47,11 +47,13 @@ def settings(
     }
 
 
-def record(
-    path: Path, chosen: Mapping[str, Any], origin: str, report: Report, dataset: Dataset, flags: Mapping[str, Any]
-) -> None:
-    """Writes the `.json` beside the features file `path`."""
-    facts = {
+def facts_of(
+    chosen: Mapping[str, Any], origin: str, report: Report, dataset: Dataset, flags: Mapping[str, Any], digest: str
+) -> dict[str, Any]:
+    """What the `.json` beside a features file says; `digest` is the SHA-256 of that file."""
+    return {
+        "sha256": digest,
+        "settings": chosen,
         "weights_origin": origin,
         "written": report.written,
         "skipped": [asdict(item) for item in (*dataset.skipped, *report.skipped)],
@@ -60,13 +62,20 @@ def record(
         "flags": flags,
         "versions": package_versions(),
     }
-    write_json(path.with_suffix(".json"), {"settings": chosen, **facts})
 
 
 def record_reduced(
-    path: Path, source: Path, components: int, kept: float, flags: Mapping[str, Any], layer: str | None = None
+    path: Path,
+    source: Path,
+    components: int,
+    kept: float,
+    flags: Mapping[str, Any],
+    digest: str,
+    layer: str | None = None,
 ) -> None:
-    """Writes the `.json` beside reduced features: that of their source, and the PCA, of all layers or of one."""
+    """Writes the `.json` beside reduced features of this SHA-256: that of their source, and the PCA, of all layers or
+    of one."""
+    facts = _read(source)
     pca = {
         "components": components,
         "layer": layer or "all",
@@ -74,11 +83,11 @@ def record_reduced(
         "whitening": False,
         "explained_variance": kept,
         "source": source.name,
-        "source_sha256": sha256(source),
+        "source_sha256": facts.get("sha256") or sha256(source),
         "flags": flags,
         "versions": package_versions(),
     }
-    write_json(path.with_suffix(".json"), {**_read(source), "pca": pca})
+    write_json(path.with_suffix(".json"), {**facts, "sha256": digest, "pca": pca})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -97,10 +106,21 @@ def same_features(path: Path, chosen: Mapping[str, Any]) -> dict[str, Any] | Non
     try:
         facts = _read(path)
         there = dict(facts["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: already there, and no .json beside it says how it was made; --overwrite replaces it"
         ) from error
-    if differing := [key for key, value in json.loads(json.dumps(dict(chosen))).items() if there.get(key) != value]:
+    if differing := differences(there, chosen):
         raise InputError(f"{path}: already there, made with other {', '.join(differing)}; --overwrite replaces it")
+    check_whole(path, facts)
     return facts
+
+
+def is_made_from(path: Path, source: Path) -> bool:
+    """Whether reduced features are there, with a `.json` that tells of this very file and of this very `source`."""
+    try:
+        facts = _read(path)
+        told = facts["sha256"], facts["pca"]["source_sha256"]
+        return told == (sha256(path), _read(source).get("sha256") or sha256(source))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False

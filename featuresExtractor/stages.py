@@ -9,9 +9,10 @@ import gc
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,72 +20,30 @@ import torch
 
 from common.device import device_name
 from common.errors import InputError, listed, printable
-from common.files import held
+from common.files import partial_name
+from common.lock import held
 from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.datasets import Dataset, no_pictures
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
-from featuresExtractor.extractor import Report, extract
+from featuresExtractor.extractor import Report, extract, kept
 from featuresExtractor.forward import Forward
-from featuresExtractor.models import Model
+from featuresExtractor.job import Job
+from featuresExtractor.journal import Journal
 from featuresExtractor.pca import check_components
-from featuresExtractor.processor import Processor, Reduction, made_from, reduce_features
+from featuresExtractor.processor import Reduction, made_from, reduce_features
+from featuresExtractor.reading import check_pictures, without
 from featuresExtractor.weights import Weights, find_weights, load_backbone
 
 
-@dataclass(frozen=True)
-class Job:
-    """One model's features of one dataset.
-
-    `folder` receives the files; `weights` and `seed` are those of `find_weights`; `batch` bounds the pictures at
-    a time; with `keep` what is there and was made in the same way is no fault; `flags` is what the user said, for the
-    record.
-    """
-
-    model: Model
-    processor: Processor
-    dataset: Dataset
-    folder: Path
-    device: torch.device
-    views: int = 2
-    batch: int = 64
-    workers: int = 1
-    weights: str | None = None
-    seed: int = 0
-    skip: bool = False
-    overwrite: bool = False
-    keep: bool = False
-    flags: Mapping[str, object] = field(default_factory=dict)
-    precision: str = "fp32"
-    compiled: bool = False
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of an item: its sides times its views."""
-        return len(self.dataset.sides) * self.views
-
-    @property
-    def outputs(self) -> list[Path]:
-        """The files that the backbone's outputs go to."""
-        return [self.file(stem) for stem in self.processor.outputs(list(self.model.layers))]
-
-    @property
-    def reductions(self) -> list[Reduction]:
-        """The PCAs that follow."""
-        return self.processor.reductions(self.model.layers)
-
-    def file(self, stem: str) -> Path:
-        """The features file of that stem."""
-        return self.folder / f"{stem}.npy"
-
-
-def run_all(jobs: Sequence[Job]) -> dict[str, str]:
-    """Runs the jobs one after the other; the failures as `{model: reason}`. None of them stops the others."""
-    failed = {}
+def run_all(jobs: Sequence[Job]) -> tuple[dict[str, str], int]:
+    """Runs the jobs one after the other; the failures as `{model: reason}`, and how much was left out. None of them
+    stops the others."""
+    failed, left_out = {}, 0
     for number, job in enumerate(jobs, 1):
         print(f"\n[{number}/{len(jobs)}] {job.model.name}", flush=True)
         try:
-            run_job(job)
+            left_out += run_job(job)
         except (InputError, OSError) as error:  # wrong input, no network, a full disk
             failed[job.model.name] = str(error).removeprefix(f"{job.model.name}: ")
         except Exception as error:  # a fault of the program, or of a library: the night goes on
@@ -94,19 +53,20 @@ def run_all(jobs: Sequence[Job]) -> dict[str, str]:
             print(f"{job.model.name} failed: {failed[job.model.name]}", file=sys.stderr)
         gc.collect()
         torch.cuda.empty_cache()
-    return failed
+    return failed, left_out
 
 
-def run_job(job: Job) -> None:
-    """Both stages, as far as the processor asks for them; says on the terminal what was made."""
+def run_job(job: Job) -> int:
+    """Both stages, as far as the processor asks for them; says on the terminal what was made. Returns how much was left
+    out."""
     for part in job.reductions:
         _check_components(job, part, len(job.dataset) * job.vectors)
-    with held(job.folder):
-        try:
-            _run_stages(job)
-        finally:
-            if not any(job.folder.iterdir()):  # nothing came of it
-                job.folder.rmdir()
+    try:
+        with held(job.folder):
+            return _run_stages(job)
+    finally:
+        if job.folder.is_dir() and not any(job.folder.iterdir()):  # nothing came of it
+            job.folder.rmdir()
 
 
 def _check_components(job: Job, part: Reduction, rows: int) -> None:
@@ -117,66 +77,102 @@ def _check_components(job: Job, part: Reduction, rows: int) -> None:
         raise InputError(f"{job.model.name}, layer {part.layer}: {error}" if part.layer else str(error)) from error
 
 
-def _run_stages(job: Job) -> None:
-    waiting = [part for part in job.reductions if job.overwrite or not _is_done(job, part)]
-    if job.reductions and not waiting and not job.keep:
-        raise InputError(f"{_shown(job.file(job.reductions[0].target))}: already there; --overwrite replaces it")
+def _run_stages(job: Job) -> int:
+    _check_own(job)
+    journal = Journal(job.outputs)
+    if named := journal.sealed is not None:
+        _give_names(job, journal)  # the last step of what was cut short
     weights = find_weights(job.model, job.weights, job.seed)
     activation = job.processor.kind.activation
     chosen = provenance.settings(job.model, weights, job.dataset, job.views, activation, job.precision)
-    facts = _reusable(job, chosen)
+    facts = _reusable(job, chosen, named)
     if facts is None:
-        _check_outdated(job)
-        extract_features(job, weights, chosen)
-        waiting = job.reductions
+        facts = extract_features(job, weights, chosen, journal)
     else:
         more = f" (and {len(job.outputs) - 1} more)" if len(job.outputs) > 1 else ""
         print(f"{_shown(job.outputs[0])}{more} is there and was made in the same way: used again")
-        _warn(job, len(facts["skipped"]))
-    for part in waiting:
-        reduce(job, part)
+    for part in job.reductions:
+        there = (job.folder / f"{part.pca}.skops").exists()
+        if there and not job.overwrite and provenance.is_made_from(job.file(part.target), job.file(part.source)):
+            print(f"{_shown(job.file(part.target))} is there and was made from it")
+        else:
+            reduce(job, part)
+    return _warn(job, len(facts["skipped"]))
 
 
-def _is_done(job: Job, part: Reduction) -> bool:
-    """Whether the reduced features are there, and the `.json` that is written when they are whole."""
-    target = job.file(part.target)
-    return target.exists() and target.with_suffix(".json").exists()
+def _check_own(job: Job) -> None:
+    """InputError for a file in the place of reduced features that nothing tells of: it may be anyone's."""
+    for part in job.reductions:
+        target = job.file(part.target)
+        if target.exists() and not target.with_suffix(".json").exists() and not job.overwrite:
+            told = "already there, and no .json beside it says how it was made"
+            raise InputError(f"{_shown(target)}: {told}; --overwrite replaces it")
 
 
-def _reusable(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
+def _reusable(job: Job, chosen: Mapping[str, Any], named: bool) -> dict[str, Any] | None:
     """The record of features that are there and need not be made again; None where they are to be made.
 
-    With `--overwrite` features that fit are kept for another PCA, and made again when they are themselves asked for.
+    With `--overwrite` features that fit are kept for another PCA, and made again when they are themselves asked for,
+    but for those that were only just `named`.
     """
     try:
         facts = [provenance.same_features(path, chosen) for path in job.outputs]
-        if None not in facts and job.processor.kind.joined:
-            open_features(job.outputs[0])  # refuses a damaged file
     except InputError:
         if not job.overwrite:
             raise
         return None
-    if None in facts or job.reductions or (job.keep and not job.overwrite):
-        return None if None in facts else facts[0]
-    if not job.overwrite:
-        there = _shown(job.outputs[0])
-        raise InputError(f"{there}: already there, made in the same way; --overwrite makes it again")
-    return None
+    again = job.overwrite and not job.reductions and not named
+    return None if None in facts or again else facts[0]
 
 
-def extract_features(job: Job, weights: Weights, chosen: Mapping[str, Any]) -> None:
-    """The first stage: pictures -> the files of the backbone's outputs."""
+def extract_features(job: Job, weights: Weights, chosen: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+    """The first stage: pictures -> the files of the backbone's outputs. Goes on where the journal ends; returns what
+    the `.json` says."""
+    readable = replace(job, dataset=_readable(job))
+    journal.check(_begun(chosen, readable.dataset), job.overwrite)
+    if journal.begun is None:
+        _check_outdated(job)
     kind = job.processor.kind
     backbone = load_backbone(job.model, weights)
     tapped = TappedBackbone(backbone, tuple(job.model.layers), reduction(kind.activation, job.model))
     forward = _forward(job, tapped)
-    report = _write_features(job, forward)
+    report = _write_features(readable, forward, journal, chosen, weights.origin)
     for path, sizes in zip(job.outputs, forward.shapes, strict=True):
-        provenance.record(path, chosen, weights.origin, report, job.dataset, job.flags)
         shape = " x ".join(f"{size:,}" for size in sizes)
         print(f"{_shown(path)}: {report.written:,} {job.dataset.kind}, {shape} numbers a picture")
-    print(report.summary(report.written * job.vectors))
-    _warn(job, len(job.dataset.skipped) + len(report.skipped))
+    if report.pictures:
+        print(report.summary())
+    return {"skipped": [*readable.dataset.skipped, *report.skipped]}
+
+
+def _begun(chosen: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """What an extraction must have in common with one that goes on with it. The pictures may differ where they were
+    not read yet."""
+    return {**chosen, "dataset": {"kind": dataset.kind, "names": dataset.names_digest()}}
+
+
+def _readable(job: Job) -> Dataset:
+    """The pictures that can be read, by their headers: better seen now than after some hours. InputError where there
+    are others, or with `skip` where there is nothing else."""
+    faults = check_pictures(job.dataset, job.model.preprocessing, job.workers, job.links)
+    if not faults:
+        return job.dataset
+    if not job.skip:
+        for fault in faults:
+            print(printable(f"{fault.name}: {fault.reason}"), file=sys.stderr)
+        told = f"{len(faults):,} of the pictures cannot be read (named above)"
+        raise InputError(f"{job.dataset.root}: {told}; mend or remove them, or --on-error skip leaves such pairs out")
+    dataset = without(job.dataset, faults)
+    if not dataset.items:
+        raise _none_readable(job)
+    for part in job.reductions:
+        _check_components(job, part, len(dataset) * job.vectors)
+    return dataset
+
+
+def _none_readable(job: Job) -> InputError:
+    fault = f"none of its {len(job.dataset):,} {job.dataset.kind} could be read"
+    return InputError(f"{job.dataset.root}: {fault}")
 
 
 def _forward(job: Job, tapped: TappedBackbone) -> Forward:
@@ -194,25 +190,56 @@ def _forward(job: Job, tapped: TappedBackbone) -> Forward:
         raise InputError(f"{told}: {reason}") from error
 
 
-def _write_features(job: Job, forward: Forward) -> Report:
-    """Runs the loop under a line that says what runs."""
+def _write_features(job: Job, forward: Forward, journal: Journal, chosen: Mapping[str, Any], origin: str) -> Report:
+    """Runs the loop under a line that says what runs, and gives the files their names."""
     _announce(job, forward)
     rows = [row_type(job.dataset.sides, shape, job.dataset.longest_name) for shape in forward.shapes]
     _check_room(job, sum(row.itemsize for row in rows) * len(job.dataset) * job.views)
+    count, again = len(job.dataset), journal.begun is not None
     with ExitStack() as stack:
+        stack.callback(journal.close)
         writers = [
-            stack.enter_context(FeaturesWriter(path, row, len(job.dataset), job.views))
+            stack.enter_context(FeaturesWriter(path, row, count, job.views, keep=True, again=again))
             for path, row in zip(job.outputs, rows, strict=True)
         ]
-        report = extract(job.dataset, forward, writers, job.workers, job.skip)
-        if not report.written:
-            raise InputError(f"{job.dataset.root}: none of its {len(job.dataset):,} {job.dataset.kind} could be read")
-        for writer in writers:
-            writer.seal()
-        _remove_outdated(job)
-        for writer in writers:
-            writer.finish()
+        if again:
+            journal.verify(job.dataset, writers)
+            print(f"going on: {journal.items:,} of {count:,} {job.dataset.kind} are done")
+        journal.begin(_begun(chosen, job.dataset))
+        with _told_what_is_kept(job, journal):
+            report = extract(job.dataset, forward, writers, journal, job.workers, job.skip)
+            if not report.written:
+                raise _none_readable(job)
+            facts = partial(provenance.facts_of, chosen, origin, report, job.dataset, job.flags)
+            _seal(job, writers, journal, facts)
+    _give_names(job, journal)
     return report
+
+
+def _seal(
+    job: Job, writers: Sequence[FeaturesWriter], journal: Journal, facts: Callable[[str], dict[str, Any]]
+) -> None:
+    """Makes the files whole, as far as their names."""
+    which = kept(job.dataset, journal)
+    journal.seal([{"facts": facts(writer.seal(which)), "file": writer.whole.name} for writer in writers])
+
+
+def _give_names(job: Job, journal: Journal) -> None:
+    """Puts sealed files, which may be those of another call, in the place of what was there."""
+    _remove_outdated(job, journal.files)
+    journal.give_names()
+
+
+@contextmanager
+def _told_what_is_kept(job: Job, journal: Journal) -> Iterator[None]:
+    """Says after an error that not all is lost."""
+    try:
+        yield
+    except Exception:
+        if journal.items:
+            told = f"{journal.items:,} of {len(job.dataset):,} {job.dataset.kind} are done and kept"
+            print(f"note: {told}: the same command goes on from there", file=sys.stderr)
+        raise
 
 
 def _announce(job: Job, forward: Forward) -> None:
@@ -232,38 +259,40 @@ def _announce(job: Job, forward: Forward) -> None:
 
 def _check_room(job: Job, needed: int) -> None:
     """InputError when the disk has no room for the features: better now than in some hours."""
+    needed -= sum(512 * path.stat().st_blocks for output in job.outputs if (path := partial_name(output)).exists())
     if needed > (free := shutil.disk_usage(job.folder).free):
         less = "" if job.processor.kind.joined else "; -p adapt keeps the layers' means alone"
         told = f"-p {job.processor} writes {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free{less}"
         raise InputError(f"{_shown(job.folder)}: {told}")
 
 
-def _outdated(job: Job) -> list[Path]:
-    """The files that were made from the features that are to be written."""
-    stems = [path.stem for path in job.outputs]
+def _outdated(job: Job, files: Sequence[str]) -> list[Path]:
+    """The files that were made from features that are to be written."""
+    stems = [Path(name).stem for name in files]
     return sorted(path for path in job.folder.iterdir() if any(made_from(stem, path.name) for stem in stems))
 
 
 def _check_outdated(job: Job) -> None:
     """InputError for reduced features whose source is gone: they are removed only when that is asked for."""
-    if not job.overwrite and (outdated := _outdated(job)):
-        raise InputError(f"{_shown(outdated[0])}: made from other features; --overwrite removes it")
+    if not job.overwrite and (outdated := _outdated(job, [path.name for path in job.outputs])):
+        raise InputError(f"{_shown(outdated[0])}: made from features that are not here; --overwrite removes it")
 
 
-def _remove_outdated(job: Job) -> None:
+def _remove_outdated(job: Job, files: Sequence[str]) -> None:
     """Removes what tells of, or was made from, the features that are about to be replaced."""
-    for output in job.outputs:
-        output.with_suffix(".json").unlink(missing_ok=True)
-    for path in _outdated(job):
+    for name in files:
+        (job.folder / name).with_suffix(".json").unlink(missing_ok=True)
+    for path in _outdated(job, files):
         path.unlink()
         print(f"{_shown(path)}: removed; it was made from the features that are replaced")
 
 
-def _warn(job: Job, skipped: int) -> None:
-    """Says on stderr that something was left out."""
+def _warn(job: Job, skipped: int) -> int:
+    """Says on stderr that something was left out, and returns how much."""
     if skipped:
         told = _shown(job.outputs[0].with_suffix(".json"))
         print(f"warning: {skipped:,} left out; {told} tells which and why", file=sys.stderr)
+    return skipped
 
 
 def reduce(job: Job, part: Reduction) -> None:
@@ -271,14 +300,17 @@ def reduce(job: Job, part: Reduction) -> None:
     source, target, components = job.file(part.source), job.file(part.target), job.processor.components or 0
     rows = open_features(source)
     _check_components(job, part, rows.count * len(rows.sides))
-    pca_file = job.folder / f"{part.pca}.skops"
-    try:
-        pca = reduce_features(source, target, pca_file, components, job.device, part.columns)
-    except torch.OutOfMemoryError as error:
-        raise InputError("the GPU's memory does not hold the PCA; the features are kept, go on with --cpu") from error
-    kept = float(pca.explained_variance_ratio_.sum())
-    provenance.record_reduced(target, source, components, kept, job.flags, part.layer)
-    shown = f"{components} numbers a picture, {kept:.1%} of the variance; the PCA: {_shown(pca_file)}"
+    pca_file, row = job.folder / f"{part.pca}.skops", row_type(rows.sides, components, rows.name_length)
+    with FeaturesWriter(target, row, rows.count) as writer:
+        try:
+            pca = reduce_features(rows, part.columns, writer, pca_file, components, job.device)
+        except torch.OutOfMemoryError as error:
+            told = "the GPU's memory does not hold the PCA; the features are kept, go on with --cpu"
+            raise InputError(told) from error
+        share = float(pca.explained_variance_ratio_.sum())
+        provenance.record_reduced(target, source, components, share, job.flags, writer.seal(), part.layer)
+        writer.finish()
+    shown = f"{components} numbers a picture, {share:.1%} of the variance; the PCA: {_shown(pca_file)}"
     print(f"{_shown(target)}: {shown}")
 
 

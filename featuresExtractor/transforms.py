@@ -60,14 +60,21 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
     """Resized and cropped pixels, (3, crop, crop) in 0..255: the numbers of torchvision's Resize and CenterCrop. In
     memory the channels come last, as in the picture and as convolutions like them best."""
     rgb = to_rgb(image)
-    short, size = min(rgb.size), preprocessing.resize
-    width, height = (size if side == short or preprocessing.squash else int(size * side / short) for side in rgb.size)
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{rgb.width} x {rgb.height} pixels are too narrow: resized they would be {width} x {height}")
+    width, height = resized_to(rgb.size, preprocessing)
     resized = rgb.resize((width, height), INTERPOLATION[preprocessing.interpolation])
     left, top = round((width - preprocessing.crop) / 2), round((height - preprocessing.crop) / 2)
     cropped = resized.crop((left, top, left + preprocessing.crop, top + preprocessing.crop))
     return np.asarray(cropped).transpose(2, 0, 1)
+
+
+def resized_to(pixels: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height that a picture of so many `pixels` is resized to; ValueError when it is too narrow."""
+    short, size = min(pixels), preprocessing.resize
+    width, height = (size if side == short or preprocessing.squash else int(size * side / short) for side in pixels)
+    if width * height > MOST_PIXELS:
+        told = f"{pixels[0]} x {pixels[1]} pixels are too narrow"
+        raise ValueError(f"{told}: resized they would be {width} x {height}")
+    return width, height
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from common.archives import check_archive
 from common.device import available_memory
 from common.errors import InputError, listed
 from common.files import sha256
+from featuresExtractor.download import check_fetched, revision
 from featuresExtractor.fetch import pretrained_file
 from featuresExtractor.libraries import build, skeleton
 from featuresExtractor.models import Model
@@ -46,7 +48,11 @@ def find_weights(model: Model, weights: str | None = None, seed: int = 0) -> Wei
     path = pretrained_file(model) if weights is None else Path(weights)
     if not path.is_file():
         raise InputError(f"{path}: no weights file here; --weights takes a .safetensors or .pt file, or 'random'")
-    return Weights(path.name if weights else model.weights, sha256=sha256(path), file=path)
+    digest = sha256(path)
+    if weights:
+        return Weights(path.name, sha256=digest, file=path)
+    check_fetched(path, digest)
+    return Weights(model.weights + revision(path), sha256=digest, file=path)
 
 
 def load_backbone(model: Model, weights: Weights) -> nn.Module:
@@ -87,6 +93,7 @@ def random_network(model: Model, seed: int) -> nn.Module:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict in a safetensors or .pt file (read with weights_only, so that nothing in it is executed)."""
+    check_archive(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

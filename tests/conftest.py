@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,20 @@ from featuresExtractor.models import Model
 from featuresExtractor.transforms import Preprocessing
 
 CLIP_SEED = 3
+HALF = (0.5, 0.5, 0.5)
+TINY = Model(
+    name="tiny",
+    family="test",
+    library="timm",
+    architecture="test_resnet",
+    tag="",
+    weights="package:no_such_package/weights.pth",
+    layers={"layer1": 32, "layer3": 192, "layer4": 96},
+    preprocessing=Preprocessing(36, 32, "bicubic", HALF, HALF),
+    licence="none",
+    source="none",
+    paper=False,
+)
 
 
 def draw_picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
@@ -25,6 +41,21 @@ def draw_picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks.resize(size, Image.Resampling.BICUBIC).save(path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Tests reach this machine alone."""
+    connect = socket.socket.connect
+
+    def checked(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test asked {address} of the network")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", checked)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -58,22 +89,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def tiny_model(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Model:
     """A row `tiny` in the table of models: a network of 0.5 M parameters at 32 pixels."""
-    half = (0.5, 0.5, 0.5)
-    model = Model(
-        name="tiny",
-        family="test",
-        library="timm",
-        architecture="test_resnet",
-        tag="",
-        weights="package:no_such_package/weights.pth",
-        layers={"layer1": 32, "layer3": 192, "layer4": 96},
-        preprocessing=Preprocessing(36, 32, "bicubic", half, half),
-        licence="none",
-        source="none",
-        paper=False,
-    )
-    monkeypatch.setattr(models, "MODELS", (*models.MODELS, model))
-    return model
+    monkeypatch.setattr(models, "MODELS", (*models.MODELS, TINY))
+    return TINY
 
 
 @pytest.fixture

@@ -23,7 +23,9 @@ from scipy import stats
 import train
 from adaptation import memory, plots, results, stages, trainer
 from adaptation.pairs import Survey
-from common.files import held
+from adaptation.unfinished import Unfinished
+from common.files import sha256
+from common.lock import held
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
 from featuresExtractor.pca import load_pca
 
@@ -52,7 +54,7 @@ def write_features(
 ) -> Path:
     row = row_type(("left", "right"), features.shape[-1], 8)
     with FeaturesWriter(path, row, len(names), len(features)) as writer:
-        writer.append([make_rows(row, names, block, view) for view, block in enumerate(features)])
+        writer.put(0, [make_rows(row, names, block, view) for view, block in enumerate(features)])
         writer.finish()
     if facts is not None:
         path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
@@ -149,7 +151,10 @@ def test_a_model_has_the_numbers_it_has_alone(features: Path, finished: Path, tm
     assert train.main([*call(tmp_path, source["file"]), "-r", str(RUNS), "-k", "1", "3", "5"]) == 0
     for run in range(1, RUNS + 1):
         assert same_run(tmp_path / f"run{run}", finished / name / f"run{run}")
-    assert summary_of(tmp_path) == summary_of(finished / name)
+    alone, compared = summary_of(tmp_path), summary_of(finished / name)
+    (features_alone,), features_compared = (found["plan"].pop("features") for found in (alone, compared))
+    assert features_alone in features_compared
+    assert alone == compared
 
 
 def test_the_order_of_the_files_means_nothing(features: Path, finished: Path, tmp_path: Path) -> None:
@@ -471,9 +476,6 @@ def test_overwriting_replaces_the_comparison_and_its_runs(features: Path, tmp_pa
 def test_what_was_there_stays_until_the_new_is_whole(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     arguments = [*call(tmp_path, features), "--overwrite"]
     assert train.main(arguments) == 0
     before = contents(tmp_path)
@@ -500,6 +502,146 @@ def test_what_was_there_stays_until_the_new_is_whole(
     assert all((tmp_path / name).read_bytes() == before[name] for name in FILES)
     assert train.main([*arguments, "--seed", "1"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == FOLDERS | FILES
+
+
+def lasting(folder: Path) -> dict[str, bytes]:
+    """The files whose bytes the numbers alone make: all but what TensorBoard reads, which has times."""
+    return {name: found for name, found in contents(folder).items() if "tfevents" not in name}
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Receives the features files that are loaded to be trained on."""
+    seen: list[Path] = []
+    load = Survey.load
+
+    def noted(survey: Survey) -> Any:
+        seen.append(survey.path)
+        return load(survey)
+
+    monkeypatch.setattr(Survey, "load", noted)
+    return seen
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_finished_models_of_a_comparison_are_not_trained_again(
+    features: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loaded: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [*call(tmp_path, features), "-r", str(RUNS)]
+    train_runs, trained = trainer.train_runs, list[list[int]]()
+
+    def fifth(*given: Any, **named: Any) -> list[trainer.Run]:
+        trained.append(list(given[2]))
+        if len(trained) == 5:  # the second run of the second model
+            raise KeyboardInterrupt
+        return train_runs(*given, **named)
+
+    monkeypatch.setattr(trainer, "train_runs", fifth)
+    assert train.main(arguments) == 130
+    assert [path.name for path in tmp_path.iterdir()] == [".unfinished"]
+    assert len(loaded) == 2
+    first, second = loaded
+    assert train.main(arguments) == 0
+    assert loaded[2] == second
+    assert len(loaded) == 4
+    assert first not in loaded[2:]
+    assert trained[5:] == [[2], [3], [1], [2], [3]]
+    assert "72/72" in capsys.readouterr().err
+    assert lasting(tmp_path) == lasting(finished)
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_comparison_that_only_lacks_its_table_is_ended_without_training(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[Path], more: list[str]
+) -> None:
+    assert train.main(call(tmp_path / "uncut", features)) == 0
+    arguments = [*call(tmp_path / "cut", features), *more]
+    if more:
+        assert train.main([*arguments, "--seed", "5"]) == 0
+    for module, step in ((plots, "draw_bars"), (Unfinished, "place")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, interrupt)
+            assert train.main(arguments) == 130
+    loaded.clear()
+    assert train.main(arguments) == 0
+    assert loaded == []
+    assert lasting(tmp_path / "cut") == lasting(tmp_path / "uncut")
+
+
+@pytest.mark.parametrize("which", [0, 1, 7, 12, 17, 18])
+def test_a_comparison_that_was_cut_short_while_it_was_placed_is_ended_without_training(
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loaded: list[Path],
+    capsys: pytest.CaptureFixture[str],
+    which: int,
+) -> None:
+    assert train.main(call(tmp_path / "uncut", features)) == 0
+    arguments = call(tmp_path / "cut", features)
+    complete, rename, done = Unfinished.complete, Path.rename, list[Path]()
+
+    def some(path: Path, target: Path) -> Path:
+        if len(done) == which:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    def completed(room: Unfinished) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", some)
+            complete(room)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "complete", completed)
+        assert train.main(arguments) == 130
+    loaded.clear()
+    capsys.readouterr()
+    assert train.main(arguments) == 0
+    assert loaded == []
+    assert lasting(tmp_path / "cut") == lasting(tmp_path / "uncut")
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == FOLDERS | FILES
+    assert (tmp_path / "uncut" / "comparison.txt").read_text(encoding="utf-8") in capsys.readouterr().out
+
+
+def test_the_very_same_comparison_is_not_made_again(
+    features: Path, tmp_path: Path, loaded: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(call(tmp_path, features)) == 0
+    before = contents(tmp_path)
+    loaded.clear()
+    capsys.readouterr()
+    assert train.main(call(tmp_path, features)) == 0
+    assert loaded == []
+    assert contents(tmp_path) == before
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path}: these very runs are here already; --overwrite makes them again\n")
+    assert (tmp_path / "comparison.txt").read_text(encoding="utf-8") in out
+    (tmp_path / "comparison.txt").unlink()
+    told = refused(capsys, call(tmp_path, features))
+    assert told == f"{tmp_path / 'comparison.txt'}: gone or damaged; --overwrite makes it again"
+
+
+def test_a_changed_byte_of_one_file_stops_all(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_training: None
+) -> None:
+    path = write_features(tmp_path / "z" / "features.npy", numbers(0.5, 9))
+    facts = {"settings": {"model": "z"}, "sha256": sha256(path)}
+    path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    told = refused(capsys, call(tmp_path / "runs", features, path))
+    assert told.startswith(f"{path}: was changed or damaged since it was written (its SHA-256 begins with ")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])

@@ -27,12 +27,12 @@ from torchvision import transforms as tv
 
 import extract
 import train
-from common.files import held
+from common.lock import held
 from featuresExtractor import models
+from featuresExtractor.job import Job
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
 from featuresExtractor.provenance import settings
-from featuresExtractor.stages import Job
 from featuresExtractor.weights import Weights, find_weights, load_backbone, random_network
 
 ROOT = Path(extract.__file__).parent
@@ -323,23 +323,34 @@ def test_unreadable_pictures_and_orphans_are_left_out_and_told_when_asked_for(
     assert facts(told)["written"] == 3
     assert facts(told)["skipped"] == [
         {"name": "left/alone.png", "reason": "no image of the same name on the other side"},
-        {"name": "right/a1.png", "reason": "cannot identify image file"},
+        {"name": "right/a1.png", "reason": "not a picture in a format that is known here"},
     ]
 
 
 def test_replacing_leaves_no_other_json_beside_new_features(
-    command: Command, pairs: Callable[..., Path], save: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, pairs: Callable[..., Path], save: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = pairs(2)
     assert command(root) == 0
+    old = (save / "tiny" / "features.npy").read_bytes()
 
     def power_cut(*_: object) -> None:
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr("featuresExtractor.provenance.record", power_cut)
-    with pytest.raises(RuntimeError, match="power cut"):
-        command(root, "--seed", "9", "--overwrite")
-    assert [path.name for path in (save / "tiny").iterdir()] == ["features.npy"]
+    words = ["--seed", "9", "--overwrite"]
+    with monkeypatch.context() as patch:
+        patch.setattr("featuresExtractor.journal.write_json", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            command(root, *words)
+    assert not (save / "tiny" / "features.json").exists()
+    assert (save / "tiny" / "features.npy").read_bytes() == old
+    with monkeypatch.context() as patch:
+        patch.setattr("featuresExtractor.stages.Forward", power_cut)  # all that is missing are the names
+        assert command(root, *words) == 0
+    assert command(root, *words, "-s", str(tmp_path / "uncut")) == 0
+    assert (save / "tiny" / "features.npy").read_bytes() == (tmp_path / "uncut/tiny/features.npy").read_bytes() != old
+    assert facts(save / "tiny" / "features.json")["settings"]["weights"]["seed"] == 9
+    assert sorted(path.name for path in (save / "tiny").iterdir()) == ["features.json", "features.npy"]
 
 
 def test_asking_for_a_gpu_without_one_says_so_and_works(
@@ -535,9 +546,8 @@ def test_the_same_model_twice_is_one_model(
     root = pairs(1)
     assert several(root, *words, "--layers", "layer1") == 0
     assert "models done" not in capsys.readouterr().out
-    assert refused(several, capsys, root, *words, "--layers", "layer1").endswith(
-        "features.npy: already there, made in the same way; --overwrite makes it again"
-    )
+    assert several(root, *words, "--layers", "layer1") == 0
+    assert "features.npy is there and was made in the same way: used again" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -545,12 +555,16 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Receives the jobs instead of their being run."""
     caught: list[Job] = []
 
-    def catch(given: Sequence[Job]) -> dict[str, str]:
+    def catch(given: Sequence[Job]) -> tuple[dict[str, str], int]:
         caught.extend(given)
-        return {}
+        return {}, 0
+
+    def catch_one(job: Job) -> int:
+        caught.append(job)
+        return 0
 
     monkeypatch.setattr("featuresExtractor.stages.run_all", catch)
-    monkeypatch.setattr("featuresExtractor.stages.run_job", caught.append)
+    monkeypatch.setattr("featuresExtractor.stages.run_job", catch_one)
     return caught
 
 
@@ -562,13 +576,15 @@ def test_all_models_are_the_papers_37(
     assert names[0] == "resnet18"
     assert sorted(names) == sorted(model.name for model in models.MODELS if model.paper)
     assert len(set(names)) == len({job.folder for job in jobs}) == 37
-    assert {(job.folder.parent, job.weights, job.seed, job.keep) for job in jobs} == {(save, "random", 6, True)}
+    assert {(job.folder.parent, job.weights, job.seed) for job in jobs} == {(save, "random", 6)}
     assert "efficientnet_lite0" not in names
 
 
-def test_one_model_is_not_kept_silently(several: Command, pairs: Callable[..., Path], jobs: list[Job]) -> None:
+def test_one_model_is_the_papers_when_none_is_named(
+    several: Command, pairs: Callable[..., Path], jobs: list[Job]
+) -> None:
     assert several(pairs(1)) == 0
-    assert [(job.model.name, job.keep) for job in jobs] == [("clip_rn50x4", False)]
+    assert [(job.model.name, job.overwrite, job.links) for job in jobs] == [("clip_rn50x4", False, False)]
 
 
 # --- preprocessing as in the paper ---
@@ -814,17 +830,9 @@ def test_several_models_of_the_paper_are_extracted_and_reduced(pairs: Callable[.
 # --- features that are there already ---
 
 
-@pytest.mark.parametrize(
-    ("words", "name", "how"),
-    [
-        (["-p", "adapt"], "features.npy", "already there, made in the same way; --overwrite makes it again"),
-        (["-p", "adapt-pca", "3"], "features_pca3.npy", "already there; --overwrite replaces it"),
-    ],
-)
+@pytest.mark.parametrize("words", [["-p", "adapt"], ["-p", "adapt-pca", "3"], ["-p", "pca", "3"], ["-p", "save"]])
 def test_features_are_never_replaced_silently(
     words: list[str],
-    name: str,
-    how: str,
     command: Command,
     pairs: Callable[..., Path],
     save: Path,
@@ -835,7 +843,23 @@ def test_features_are_never_replaced_silently(
     assert command(root, *words) == 0
     before = files_of(save)
     request.getfixturevalue("no_forward")
-    assert refused(command, capsys, root, *words) == f"{save / 'tiny' / name}: {how}"
+    capsys.readouterr()
+    assert command(root, *words) == 0
+    assert files_of(save) == before
+    told = capsys.readouterr().out
+    assert " is there and was made in the same way: used again" in told
+    assert ("_pca3.npy is there and was made from it" in told) == (words[1] == "adapt-pca")
+
+
+def test_reduced_features_that_nothing_tells_of_are_never_replaced_silently(
+    command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    assert command(root) == 0
+    (save / "tiny" / "features_pca3.npy").write_bytes(b"mine")
+    before = files_of(save)
+    told = "already there, and no .json beside it says how it was made; --overwrite replaces it"
+    assert refused(command, capsys, root, "-p", "adapt-pca", "3") == f"{save / 'tiny' / 'features_pca3.npy'}: {told}"
     assert files_of(save) == before
 
 
@@ -951,11 +975,135 @@ def test_unreadable_picture_is_told_and_nothing_is_left_behind(
 ) -> None:
     root = pairs(3)
     (root / "left" / "a2.png").write_bytes(b"")
-    assert refused(command, capsys, root) == (
-        "unreadable: left/a2.png (cannot identify image file); "
-        "mend or remove it, or leave such pairs out with --on-error skip"
+    assert command(root) == 2
+    named, error = told_of(capsys)
+    assert named == ["left/a2.png: an empty file"]
+    assert error == (
+        f"{root}: 1 of the pictures cannot be read (named above); mend or remove them, or --on-error skip leaves such "
+        "pairs out"
     )
     assert list(save.iterdir()) == []
+
+
+def told_of(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    """The pictures that are named on stderr, and the error under them."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" not in line and "? images" not in line]
+    assert lines[-1].startswith("extract.py: error: ")
+    return [line for line in lines[:-1] if line], lines[-1].removeprefix("extract.py: error: ")
+
+
+@pytest.mark.usefixtures("no_build")
+def test_every_bad_picture_is_named_before_the_backbone_is_built(
+    command: Command, pairs: Callable[..., Path], save: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(7)
+    whole = (root / "left" / "a2.png").read_bytes()
+    (root / "left" / "a0.png").write_bytes(b"")
+    (root / "right" / "a1.png").write_bytes(b"no picture")
+    (root / "left" / "a2.png").write_bytes(whole[: len(whole) // 2])
+    (root / "right" / "a3.png").unlink()
+    (root / "right" / "a3.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "elsewhere.png").write_bytes(whole)
+    (root / "left" / "a4.png").unlink()
+    (root / "left" / "a4.png").symlink_to(tmp_path / "elsewhere.png")
+    assert command(root) == 2
+    named, error = told_of(capsys)
+    assert sorted(line.split(": ")[0] for line in named) == [
+        *("left/a0.png", "left/a2.png", "left/a4.png"),
+        *("right/a1.png", "right/a3.png"),
+    ]
+    assert "left/a4.png: a link to a place outside of the dataset; --follow-links reads it" in named
+    assert "left/a0.png: an empty file" in named
+    assert error.startswith(f"{root}: 5 of the pictures cannot be read (named above)")
+    assert list(save.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["", "left"])
+def test_links_to_other_places_are_read_when_asked_for(
+    folder: str, command: Command, pairs: Callable[..., Path], save: Path, tmp_path: Path
+) -> None:
+    root = pairs(2)
+    (root / "left").rename(tmp_path / "elsewhere")
+    if folder:
+        (root / "left").symlink_to(tmp_path / "elsewhere")
+    else:
+        (root / "left").mkdir()
+        for path in (tmp_path / "elsewhere").iterdir():
+            (root / "left" / path.name).symlink_to(path)
+    assert command(root) == 2
+    assert command(root, "--follow-links") == 0
+    assert features_of(save)["left_name"].tolist() == ["a0.png", "a1.png"] * 2
+
+
+HOSTILE = "a\x1b[2J\rb\n\u202e.png"
+
+
+@pytest.mark.parametrize("contents", [b"", b"no picture"])
+def test_control_characters_of_names_are_never_printed(
+    contents: bytes, command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(2)
+    for side in ("left", "right"):
+        (root / side / HOSTILE).write_bytes(contents)
+        (root / side / f"{HOSTILE}.txt").write_bytes(b"no picture by its suffix")
+    (root / "left" / f"x{HOSTILE}").write_bytes((root / "left" / "a0.png").read_bytes())
+    for words in ([], ["--on-error", "skip"], ["--on-error", "skip", "--overwrite", "-p", "adapt-pca", "2"]):
+        command(root, *words)
+    (root / "left" / f"x{HOSTILE}").unlink()
+    assert command(root, "--overwrite") == 2
+    shown = capsys.readouterr()
+    for text in (shown.out, shown.err.replace("\r", "")):  # the bar goes back to the beginning of its line
+        assert all(char.isprintable() or char == "\n" for char in text)
+    assert "left/a\\x1b[2J\\rb\\n\\u202e.png: " in shown.err
+    assert {fault["name"] for fault in facts(save / "tiny" / "features.json")["skipped"]} >= {f"left/{HOSTILE}"}
+
+
+def test_a_folder_with_control_characters_is_never_printed_raw(
+    pairs: Callable[..., Path], tiny_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, odd = pairs(3), tmp_path / "out\x1b[2J\nput"
+    words = ["-d", str(root), "--weights", "random", "--cpu", "--model", tiny_model.name, "-s", str(odd)]
+    assert extract.main([*words, "-p", "adapt-pca", "2"]) == 0
+    assert extract.main([*words, "-p", "adapt-pca", "3", "--seed", "2"]) == 2
+    (root / "left" / "a0.png").write_bytes(b"")
+    root.rename(tmp_path / "in\x1b[2J\nput")
+    words[1] = str(tmp_path / "in\x1b[2J\nput")
+    assert extract.main([*words, "-p", "adapt", "--on-error", "skip", "--overwrite"]) == 0
+    assert extract.main([*words, "-p", "adapt", "--overwrite"]) == 2
+    shown = capsys.readouterr()
+    for text in (shown.out, shown.err.replace("\r", "")):
+        assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def damage(picture: Path) -> bytes:
+    """Changes the pixels of a PNG and not its header or its end: only decoding it can tell. Returns what it was."""
+    whole = picture.read_bytes()
+    middle = whole.index(b"IDAT") + 40
+    picture.write_bytes(whole[:middle] + b"\xff" * 40 + whole[middle + 40 :])
+    return whole
+
+
+def test_what_was_done_before_an_error_is_kept_and_the_same_command_goes_on(
+    command: Command, pairs: Callable[..., Path], save: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(6)
+    words = ["-b", "2", "--workers", "1", "-p", "adapt-pca", "3"]
+    assert command(root, *words, "-s", str(tmp_path / "uncut")) == 0
+    whole = damage(root / "right" / "a5.png")
+    capsys.readouterr()
+    assert command(root, *words) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert re.search(r"note: [1-5] of 6 pairs are done and kept: the same command goes on from there", err)
+    assert not (save / "tiny" / "features.npy").exists()
+    assert command(root, *words, "--seed", "8") == 2
+    assert "unfinished work is here, with other weights; go on with what it was begun with" in capsys.readouterr().err
+    (root / "right" / "a5.png").write_bytes(whole)
+    assert command(root, *words) == 0
+    assert re.search(r"going on: [1-5] of 6 pairs are done", capsys.readouterr().out)
+    for name in ("features.npy", "features_pca3.npy", "pca3.skops"):
+        assert (save / "tiny" / name).read_bytes() == (tmp_path / "uncut" / "tiny" / name).read_bytes(), name
+    assert set(files_of(save)) == {path.name for path in (tmp_path / "uncut" / "tiny").iterdir()}
 
 
 def test_folder_without_a_readable_picture_is_told(
@@ -968,14 +1116,15 @@ def test_folder_without_a_readable_picture_is_told(
     assert list(save.iterdir()) == []
 
 
-def test_pictures_too_few_after_skipping_are_told_and_the_features_kept(
+@pytest.mark.usefixtures("no_build")
+def test_pictures_too_few_after_skipping_are_told_before_the_backbone_is_built(
     command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(2)
     (root / "left" / "a0.png").write_bytes(b"")
     words = ["--on-error", "skip", "-p", "adapt-pca", "6"]
     assert refused(command, capsys, root, *words).startswith("6 components asked of 4 vectors of 320 numbers; 1 to 4")
-    assert set(files_of(save)) == {"features.npy", "features.json"}
+    assert list(save.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -1114,7 +1263,7 @@ def test_pairs_that_were_left_out_are_told_again_when_the_features_are_used_agai
     assert command(root, "--on-error", "skip") == 0
     capsys.readouterr()
     assert command(root, "-p", "adapt-pca", "3") == 0
-    assert capsys.readouterr().err.startswith("warning: 1 left out; ")
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: 1 left out; ")]
 
 
 def test_the_same_weights_under_another_name_are_the_same(
@@ -1127,6 +1276,39 @@ def test_the_same_weights_under_another_name_are_the_same(
     root = pairs(3)
     assert command(root, "--weights", str(tmp_path / "a.pt")) == 0
     assert command(root, "--weights", str(tmp_path / "b.pt"), "-p", "adapt-pca", "2") == 0
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["--strict"], 1)])
+def test_what_was_left_out_is_exit_code_1_when_asked_for(
+    words: list[str], code: int, command: Command, pairs: Callable[..., Path], save: Path
+) -> None:
+    root = pairs(4)
+    assert command(root, *words) == 0  # where nothing was left out
+    (root / "left" / "a0.png").write_bytes(b"")
+    assert command(root, *words, "--on-error", "skip", "--overwrite") == code
+    assert features_of(save)["left_name"].tolist() == ["a1.png", "a2.png", "a3.png"] * 2
+    assert command(root, *words, "--on-error", "skip", "-p", "adapt-pca", "2") == code  # used again
+    (root / "left" / "a0.png").unlink()
+    assert command(root, *words, "--on-error", "skip", "--overwrite") == code  # an orphan
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["--strict"], 1)])
+def test_what_several_models_left_out_is_exit_code_1_when_asked_for(
+    words: list[str], code: int, several: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(2)
+    rest = [*BOTH, "--weights", "random", *words]
+    assert several(root, *rest) == 0
+    (root / "left" / "a0.png").write_bytes(b"")
+    assert several(root, *rest, "--on-error", "skip", "--overwrite") == code
+    assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 models done"
+
+
+def test_the_help_tells_of_being_strict_of_links_and_of_going_on() -> None:
+    told = " ".join(extract.build_parser().format_help().split())
+    assert "--strict end with exit code 1 when something was left out (with --on-error skip)" in told
+    assert "--follow-links also read pictures that are links to other places" in told
+    assert "the same command again goes on with what is missing" in told
 
 
 def test_files_that_are_no_pictures_are_named(
@@ -1143,7 +1325,12 @@ def test_files_that_are_no_pictures_are_named(
 def jobs_alone(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """The jobs that the command would run."""
     found: list[Job] = []
-    monkeypatch.setattr("featuresExtractor.stages.run_job", found.append)
+
+    def catch(job: Job) -> int:
+        found.append(job)
+        return 0
+
+    monkeypatch.setattr("featuresExtractor.stages.run_job", catch)
     return found
 
 
@@ -1276,7 +1463,7 @@ def test_reduced_features_without_their_source_are_not_removed_unasked(
     (save / "tiny" / "features.npy").unlink()
     capsys.readouterr()
     assert refused(command, capsys, root, "-p", "adapt-pca", "2").endswith(
-        "made from other features; --overwrite removes it"
+        "made from features that are not here; --overwrite removes it"
     )
     assert (save / "tiny" / "features_pca3.npy").exists()
 
@@ -1300,7 +1487,8 @@ def test_damaged_features_are_refused_and_with_overwrite_made_again(
     whole = features.read_bytes()
     features.write_bytes(whole[:-100])
     capsys.readouterr()
-    assert "cut short or damaged" in refused(command, capsys, root, "-p", "adapt-pca", "2")
+    told = f"{features}: was changed or damaged since it was written ("
+    assert refused(command, capsys, root, "-p", "adapt-pca", "2").startswith(told)
     assert command(root, "-p", "adapt-pca", "2", "--overwrite") == 0
     assert features.read_bytes() == whole
 

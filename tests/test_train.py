@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,8 +36,9 @@ from adaptation.losses import Tiling
 from adaptation.memory import GIB, Layout, Size
 from adaptation.pairs import Pairs
 from adaptation.trainer import Settings
+from adaptation.unfinished import Unfinished
 from common import device
-from common.files import held
+from common.lock import held
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
 
 PAIRS, NUMBERS, NOISY, EPOCHS, RUNS = 40, 8, 2, 80, 2
@@ -60,7 +62,7 @@ def numbers(views: int = 2) -> NDArray[np.float32]:
 def write_features(path: Path, features: NDArray[np.float32]) -> Path:
     row = row_type(("left", "right"), features.shape[-1], 8)
     with FeaturesWriter(path, row, len(NAMES), len(features)) as writer:
-        writer.append([make_rows(row, NAMES, block, view) for view, block in enumerate(features)])
+        writer.put(0, [make_rows(row, NAMES, block, view) for view, block in enumerate(features)])
         writer.finish()
     return path
 
@@ -118,7 +120,7 @@ def test_the_run_folder_holds_what_is_said_of_it(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {"run1", "run2", "avg", "summary.json", "curves.png"}
     for run in ("run1", "run2"):
         found = {re.sub(r"tfevents.*", "tfevents", path.name) for path in (finished / run).iterdir()}
-        assert found == {"checkpoint.pt", "events.out.tfevents", "split.csv", "train.csv", "val.csv"}
+        assert found == {"checkpoint.pt", "events.out.tfevents", "frozen.csv", "split.csv", "train.csv", "val.csv"}
     found = {re.sub(r"tfevents.*", "tfevents", path.name) for path in (finished / "avg").iterdir()}
     assert found == {"events.out.tfevents", "train.csv", "val.csv"}
 
@@ -757,6 +759,275 @@ def test_the_old_run_stays_until_the_new_one_is_whole(
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+# ---- interrupted, and gone on with
+
+
+def lasting(folder: Path) -> dict[str, bytes]:
+    """The files of a run folder whose bytes the numbers alone make: all but what TensorBoard reads, which has times."""
+    return {name: found for name, (found, _) in contents(folder).items() if "tfevents" not in name}
+
+
+@pytest.fixture
+def trained_numbers(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Receives the numbers of the runs that are trained."""
+    seen: list[list[int]] = []
+    train_runs = trainer.train_runs
+
+    def trained(*given: Any, **named: Any) -> list[trainer.Run]:
+        seen.append(list(given[2]))
+        return train_runs(*given, **named)
+
+    monkeypatch.setattr(trainer, "train_runs", trained)
+    return seen
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int, call: list[str]) -> None:
+    """The command, interrupted when it has trained the run of that number."""
+    write_run = results.write_run
+
+    def written(folder: Path, run: trainer.Run, *given: Any) -> None:
+        if run.number == number:
+            raise KeyboardInterrupt
+        write_run(folder, run, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_run", written)
+        assert train.main(call) == 130
+
+
+@pytest.mark.parametrize("more", MORE)
+def test_runs_that_are_missing_are_trained_alone_and_nothing_tells_of_the_interruption(
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained_numbers: list[list[int]],
+    more: list[str],
+) -> None:
+    rest = ["-e", "3", "-r", "4", *more]
+    assert train.main([*arguments(features, tmp_path / "uncut"), *rest]) == 0
+    call = [*arguments(features, tmp_path / "cut"), *rest]
+    interrupted_at(monkeypatch, 3, call)
+    told = "\ntrain.py: interrupted; the same command goes on with the runs that are missing\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [".unfinished"]
+    trained_numbers.clear()
+    assert train.main(call) == 0
+    assert trained_numbers == [[3], [4]]
+    out, err = capsys.readouterr()
+    assert "going on with the runs that an interrupted call left" in out
+    assert ("4/4" if "dummy" in more else "12/12") in err
+    assert lasting(tmp_path / "cut") == lasting(tmp_path / "uncut")
+    assert (tmp_path / "cut" / "summary.json").read_bytes() == (tmp_path / "uncut" / "summary.json").read_bytes()
+    assert scalars(tmp_path / "cut" / "avg") == scalars(tmp_path / "uncut" / "avg")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "val.csv", "frozen.csv"])
+def test_a_run_that_was_damaged_meanwhile_is_trained_again(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_numbers: list[list[int]], name: str
+) -> None:
+    rest = ["-e", "3", "-r", "3"]
+    assert train.main([*arguments(features, tmp_path / "uncut"), *rest]) == 0
+    call = [*arguments(features, tmp_path / "cut"), *rest]
+    interrupted_at(monkeypatch, 3, call)
+    log = tmp_path / "cut" / ".unfinished" / "run1" / name
+    log.write_bytes(log.read_bytes()[:-40])
+    trained_numbers.clear()
+    assert train.main(call) == 0
+    assert trained_numbers == [[1], [3]]
+    assert lasting(tmp_path / "cut") == lasting(tmp_path / "uncut")
+
+
+def test_runs_side_by_side_that_are_missing_are_trained_together(
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    three_at_once: None,
+    trained_numbers: list[list[int]],
+) -> None:
+    call = [*arguments(features, tmp_path), "-e", "2", "-r", "5"]
+    interrupted_at(monkeypatch, 2, call)
+    trained_numbers.clear()
+    assert train.main(call) == 0
+    assert trained_numbers == [[2, 3, 4], [5]]
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("step", ["write_average", "write_summary", "place"])
+def test_what_is_trained_is_not_trained_again(
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained_numbers: list[list[int]],
+    step: str,
+    more: list[str],
+) -> None:
+    rest = ["-e", "2", "-r", "2"]
+    call = [*arguments(features, tmp_path / "cut"), *rest, *more]
+    assert train.main([*arguments(features, tmp_path / "uncut"), *rest]) == 0
+    if more:
+        assert train.main([*call, "--seed", "7"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished if step == "place" else results, step, interrupt)
+        assert train.main(call) == 130
+    trained_numbers.clear()
+    assert train.main(call) == 0
+    assert trained_numbers == []
+    assert lasting(tmp_path / "cut") == lasting(tmp_path / "uncut")
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_a_call_that_was_cut_short_while_it_placed_its_runs_ends_without_training(
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained_numbers: list[list[int]],
+    which: int,
+) -> None:
+    rest = ["-e", "2", "-r", "2"]
+    assert train.main([*arguments(features, tmp_path / "uncut"), *rest]) == 0
+    table = capsys.readouterr().out.splitlines()[-16:-3]
+    call = [*arguments(features, tmp_path / "cut"), *rest]
+    complete, rename, done = Unfinished.complete, Path.rename, list[Path]()
+
+    def some(path: Path, target: Path) -> Path:
+        if len(done) == which:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    def completed(room: Unfinished) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", some)
+            complete(room)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "complete", completed)
+        assert train.main(call) == 130
+    trained_numbers.clear()
+    capsys.readouterr()
+    assert train.main(call) == 0
+    assert trained_numbers == []
+    assert lasting(tmp_path / "cut") == lasting(tmp_path / "uncut")
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"run1", "run2", "avg", "summary.json", "curves.png"}
+    assert capsys.readouterr().out.splitlines()[-16:-3] == table
+
+
+def test_the_very_same_runs_are_not_made_again(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], trained_numbers: list[list[int]]
+) -> None:
+    call = [*arguments(features, tmp_path), "-e", "2", "-r", "2"]
+    assert train.main(call) == 0
+    table, before = capsys.readouterr().out.splitlines()[-16:], contents(tmp_path)
+    assert train.main(call) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"{tmp_path}: these very runs are here already; --overwrite makes them again"
+    assert out[-16:] == table
+    assert contents(tmp_path) == before
+    assert train.main([*call, "--overwrite"]) == 0
+    assert trained_numbers == [[1], [2]] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        (["--seed", "1"], "settings"),
+        (["-r", "4"], "number of runs"),
+        (["-e", "3", "-r", "2"], "settings, number of runs"),
+        (["--pca-fit", "train", "--components", "2"], "PCA of each run"),
+        (["--subset"], "pairs"),
+        (["-d"], "features"),
+    ],
+)
+def test_unfinished_runs_of_other_settings_are_not_mixed_with(
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained_numbers: list[list[int]],
+    change: list[str],
+    differing: str,
+) -> None:
+    if change == ["--subset"]:
+        (tmp_path / "some.csv").write_text("name\n" + "\n".join(left for left, _ in NAMES[1:]) + "\n", encoding="utf-8")
+        change = ["--subset", str(tmp_path / "some.csv")]
+    if change == ["-d"]:
+        values = numbers()
+        values[0, 0, 0, 0] += 1
+        change = ["-d", str(write_features(tmp_path / "features.npy", values))]
+    folder = tmp_path / "runs"
+    call = [*arguments(features, folder), "-e", "2", "-r", "3"]
+    interrupted_at(monkeypatch, 2, call)
+    before = contents(folder)
+    capsys.readouterr()
+    trained_numbers.clear()
+    assert train.main([*call, *change]) == 2
+    assert one_line(capsys) == (
+        f"{folder / '.unfinished'}: unfinished runs are here, with other {differing}; go on with what they were begun "
+        "with, or --overwrite begins anew"
+    )
+    assert contents(folder) == before
+    assert train.main([*call, *change, "--overwrite"]) == 0
+    assert trained_numbers[0] == [1]
+    assert not (folder / ".unfinished").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_in_one_line_and_what_is_done_is_kept(
+    features: Path, tmp_path: Path, trained_numbers: list[list[int]], number: signal.Signals, code: int
+) -> None:
+    call = [*arguments(features, tmp_path / "cut"), "-e", "10", "-r", "60"]
+    command, pipe = [sys.executable, str(SCRIPT), *call], subprocess.PIPE
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        while process.poll() is None and not (tmp_path / "cut" / ".unfinished" / "run2").exists():
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "train.py: interrupted; the same command goes on with the runs that are missing"
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [".unfinished"]
+    done = [path.name for path in (tmp_path / "cut" / ".unfinished").glob("run*") if path.suffix == ""]
+    assert train.main(call) == 0
+    assert len(trained_numbers) == 60 - len(done)
+    assert {"run1", "run2"} <= set(done)
+
+
+def told_features(folder: Path) -> Path:
+    """A features file and a `.json` that says its SHA-256, as `extract.py` writes them."""
+    path = write_features(folder / "told" / "features.npy", numbers())
+    facts = {"settings": {"model": "m"}, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("where", [200, -1, 0.5])
+def test_a_changed_byte_is_seen_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained_numbers: list[list[int]], where: float
+) -> None:
+    path = told_features(tmp_path)
+    contents = bytearray(path.read_bytes())
+    told = hashlib.sha256(contents).hexdigest()
+    contents[int(where * len(contents)) if isinstance(where, float) else where] ^= 1
+    path.write_bytes(contents)
+    assert train.main([*arguments(path, tmp_path / "runs"), "-e", "2"]) == 2
+    found = hashlib.sha256(contents).hexdigest()
+    assert one_line(capsys) == (
+        f"{path}: was changed or damaged since it was written (its SHA-256 begins with {found[:8]}, and its .json says "
+        f"{told[:8]}); get it again, or extract it again with --overwrite"
+    )
+    assert trained_numbers == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_is_what_its_json_says_is_trained_on(tmp_path: Path) -> None:
+    path = told_features(tmp_path)
+    assert train.main([*arguments(path, tmp_path / "runs"), "-e", "2"]) == 0
+    assert summary_of(tmp_path / "runs")["features"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ def embeddings(*views: tuple[int, Sequence[tuple[str, str]]]) -> Embeddings:
 def write(path: Path, names: Sequence[tuple[str, str]], views: int = 1) -> Path:
     row = row_type(("left", "right"), 4, 12)
     with FeaturesWriter(path, row, len(names), views) as writer:
-        writer.append([make_rows(row, names, numbers(names, view), view) for view in range(views)])
+        writer.put(0, [make_rows(row, names, numbers(names, view), view) for view in range(views)])
         writer.finish()
     return path
 
@@ -151,7 +153,7 @@ def test_nothing_is_refused(shape: tuple[int, int]) -> None:
 def test_a_flat_folders_features_are_refused(tmp_path: Path) -> None:
     path, row = tmp_path / "flat.npy", row_type(("features",), 4, 12)
     with FeaturesWriter(path, row, 2) as writer:
-        writer.append([make_rows(row, [("a.jpg",), ("b.jpg",)], np.zeros((2, 1, 4), np.float32), 0)])
+        writer.put(0, [make_rows(row, [("a.jpg",), ("b.jpg",)], np.zeros((2, 1, 4), np.float32), 0)])
         writer.finish()
     with pytest.raises(InputError) as told:
         load_pairs(path)
@@ -206,6 +208,30 @@ def test_a_file_that_was_changed_since_is_refused(tmp_path: Path, names: Sequenc
     write(tmp_path / "features.npy", names, views)
     with pytest.raises(InputError, match="was changed while it was worked on; start again"):
         found.load()
+
+
+def test_another_number_in_a_file_of_the_same_size_is_a_change(tmp_path: Path) -> None:
+    path = write(tmp_path / "features.npy", NAMES, views=2)
+    found = survey(path)
+    np.lib.format.open_memmap(path, "r+")["right"][-1, 3] += 1
+    with pytest.raises(InputError) as told:
+        found.load()
+    assert str(told.value) == f"{path}: was changed while it was worked on; start again"
+
+
+def test_the_sha256_is_that_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "features.npy", NAMES)
+    assert survey(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("read", [load_pairs, survey])
+def test_a_file_that_is_not_what_its_json_says_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = write(tmp_path / "features.npy", NAMES, views=2)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
+    read(path)
+    np.lib.format.open_memmap(path, "r+")["left"][0, 0] += 1
+    with pytest.raises(InputError, match=r"was changed or damaged since it was written \(its SHA-256 begins with "):
+        read(path)
 
 
 @pytest.mark.parametrize("chunk", [1, 2**26])

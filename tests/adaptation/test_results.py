@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -48,12 +47,6 @@ def run(pairs: Pairs) -> Run:
 # ---- the folder
 
 
-def test_a_new_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "first"
-    assert results.prepare_folder(folder, overwrite=False) == folder
-    assert list(folder.iterdir()) == []
-
-
 def make_part(path: Path, word: str = "") -> None:
     """Something of the name's kind, as a run leaves it."""
     if path.suffix:
@@ -67,77 +60,15 @@ def make_part(path: Path, word: str = "") -> None:
 def test_a_run_is_not_replaced_silently(tmp_path: Path, own: str) -> None:
     make_part(tmp_path / own)
     with pytest.raises(InputError) as told:
-        results.prepare_folder(tmp_path, overwrite=False)
+        results.check_folder(tmp_path, overwrite=False)
     assert (
         str(told.value) == f"{tmp_path}: already holds a run ({own}); give another folder, or --overwrite to replace it"
     )
+    assert results.check_folder(tmp_path, overwrite=True) == [tmp_path / own]
     assert [path.name for path in tmp_path.iterdir()] == [own]
 
 
-STRANGERS = ("runs", "run", "run1.txt", "my run1", "average", "summary.json.bak", "notes.txt")
-
-
-def test_overwriting_replaces_runs_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("run1", "run20", "avg", "summary.json", "curves.png"):
-        make_part(tmp_path / name, "old")
-    for name in STRANGERS:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
-    written = results.prepare_folder(tmp_path, overwrite=True)
-    for name in ("run1", "summary.json"):
-        assert "old" in {
-            path.read_text() for path in (tmp_path / name, tmp_path / name / "train.csv") if path.is_file()
-        }
-        make_part(written / name, "new")
-    results.put_in_place(written, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"run1", "summary.json", *STRANGERS}
-    assert (tmp_path / "run1" / "train.csv").read_text() == (tmp_path / "summary.json").read_text() == "new"
-    assert all((tmp_path / name / "file").read_text() == name for name in STRANGERS)
-
-
-def test_overwriting_a_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
-    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "runs"
-    make_part(elsewhere, "kept")
-    folder.mkdir()
-    (folder / "run1").symlink_to(elsewhere)
-    results.put_in_place(results.prepare_folder(folder, overwrite=True), folder)
-    assert list(folder.iterdir()) == []
-    assert (elsewhere / "train.csv").read_text() == "kept"
-
-
-def test_what_an_interrupted_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    make_part(tmp_path / "run1", "old")
-    for _ in range(2):
-        written = results.prepare_folder(tmp_path, overwrite=True)
-        assert list(written.iterdir()) == []
-        make_part(written / "run1", "half")
-        assert (tmp_path / "run1" / "train.csv").read_text() == "old"
-
-
-def test_runs_are_kept_when_replacing_them_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_part(tmp_path / "run1", "old")
-    written = results.prepare_folder(tmp_path, overwrite=True)
-    make_part(written / "run1", "new")
-    rename = Path.rename
-
-    def once(path: Path, target: Path) -> Path:
-        monkeypatch.setattr(Path, "rename", interrupt)
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", once)
-    with pytest.raises(KeyboardInterrupt):
-        results.put_in_place(written, tmp_path)
-    for overwrite in (False, True):
-        with pytest.raises(InputError) as told:
-            results.prepare_folder(tmp_path, overwrite)
-        assert str(told.value) == (
-            f"{written}: replacing a run was cut short; move what you need out of it and remove it"
-        )
-    assert sorted(path.read_text() for path in tmp_path.rglob("train.csv")) == ["new", "old"]
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+STRANGERS = ("runs", "run", "run1.txt", "my run1", "average", "summary.json.bak", "notes.txt", "run1.partial")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -149,7 +80,7 @@ def test_what_only_has_the_name_of_a_run_is_left_alone(tmp_path: Path, held: str
     (tmp_path / held).parent.mkdir(parents=True)
     (tmp_path / held).write_text("precious")
     with pytest.raises(InputError) as told:
-        results.prepare_folder(tmp_path, overwrite)
+        results.check_folder(tmp_path, overwrite)
     assert str(told.value) == (
         f"{tmp_path / held.split('/')[0]}: has the name of a part of a run and is none; give another folder, or "
         "rename it"
@@ -158,49 +89,24 @@ def test_what_only_has_the_name_of_a_run_is_left_alone(tmp_path: Path, held: str
     assert {path.name for path in tmp_path.iterdir()} == {"run3", held.split("/")[0]}
 
 
-@pytest.mark.parametrize("there", [[], ["run1"]])
-def test_a_folder_that_takes_nothing_is_found_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: list[str]
-) -> None:
-    for name in there:
-        make_part(tmp_path / name)
-    make = Path.mkdir
-
-    def mkdir(path: Path, *given: Any, **named: Any) -> None:
-        if path.parent == tmp_path:  # as the system does for a folder of mode 555, but not to root
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        make(path, *given, **named)
-
-    monkeypatch.setattr(Path, "mkdir", mkdir)
-    with pytest.raises(InputError) as told:
-        results.prepare_folder(tmp_path, overwrite=True)
-    assert str(told.value) == f"{tmp_path}: no run folder could be made here (Permission denied)"
-
-
-@pytest.mark.parametrize("name", ["pca.skops", "pca.partial.skops", "checkpoint.partial.pt", "split.csv"])
+@pytest.mark.parametrize("name", ["pca.skops", "frozen.csv", "checkpoint.pt", "split.csv", "events.out.tfevents.1"])
 def test_a_run_that_was_cut_short_is_one(tmp_path: Path, name: str) -> None:
     (tmp_path / "run1").mkdir()
     (tmp_path / "run1" / name).write_text("")
-    written = results.prepare_folder(tmp_path, overwrite=True)
-    make_part(written / "run2")
-    results.put_in_place(written, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["run2"]
+    assert results.own_parts(tmp_path) == [tmp_path / "run1"]
 
 
 def test_strangers_are_no_run(tmp_path: Path) -> None:
     for name in STRANGERS:
         (tmp_path / name).mkdir()
-    results.prepare_folder(tmp_path, overwrite=False)
+    assert results.check_folder(tmp_path, overwrite=False) == []
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as told:
-        results.prepare_folder(tmp_path / "file", overwrite=True)
+        results.check_folder(tmp_path / "file", overwrite=True)
     assert str(told.value) == f"{tmp_path / 'file'}: is a file; -s takes a folder"
-    with pytest.raises(InputError) as told:
-        results.prepare_folder(tmp_path / "file" / "below", overwrite=True)
-    assert str(told.value) == f"{tmp_path / 'file' / 'below'}: no run folder could be made here (Not a directory)"
 
 
 # ---- a run
@@ -209,9 +115,125 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_a_run_has_its_files(tmp_path: Path, pairs: Pairs, run: Run) -> None:
     results.write_run(tmp_path, run, pairs, "original")
     found = {path.name for path in (tmp_path / "run2").iterdir()}
-    (events,) = found - {"checkpoint.pt", "split.csv", "train.csv", "val.csv"}
+    (events,) = found - {"checkpoint.pt", "split.csv", "train.csv", "val.csv", "frozen.csv"}
     assert events.startswith("events.out.tfevents.")
-    assert len(found) == 5
+    assert len(found) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["run2"]
+
+
+def test_a_run_has_its_name_only_when_it_is_whole(
+    tmp_path: Path, pairs: Pairs, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            results.write_run(tmp_path, run, pairs, "original")
+    assert results.own_parts(tmp_path) == []
+    assert results.read_scores(tmp_path / "run2", 3) is None
+    results.write_run(tmp_path, run, pairs, "original")
+    assert [path.name for path in tmp_path.iterdir()] == ["run2"]
+    assert len(list((tmp_path / "run2").iterdir())) == 6  # and no events of before
+
+
+def test_a_run_takes_the_place_of_a_damaged_one(tmp_path: Path, pairs: Pairs, run: Run) -> None:
+    make_part(tmp_path / "run2", "damaged")
+    (tmp_path / "run2" / "stale.csv").touch()
+    results.write_run(tmp_path, run, pairs, "original")
+    assert results.read_scores(tmp_path / "run2", 3) == run.scores()
+    assert not (tmp_path / "run2" / "stale.csv").exists()
+
+
+# ---- a run, read again
+
+
+@pytest.mark.parametrize("head", ["original", "dummy"])
+def test_a_run_is_read_as_it_was_written(tmp_path: Path, pairs: Pairs, head: str) -> None:
+    (run,) = train_runs(pairs, replace(SETTINGS, head=head), [2])
+    results.write_run(tmp_path, run, pairs, head)
+    found = results.read_scores(tmp_path / "run2", 1 if head == "dummy" else 3)
+    assert found == run.scores()
+    assert found is not None
+    for one, other in ((found.train, run.train), (found.test, run.test), (found.frozen, run.frozen)):
+        assert list(one) == list(other)
+
+
+ODD = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 1e-7, 123456789.123456789]
+
+
+def test_no_digit_is_lost(tmp_path: Path, pairs: Pairs, run: Run) -> None:
+    odd = replace(run, train={"Loss": ODD}, test={"Loss": ODD[::-1]}, frozen={"Loss": ODD[2], "MRR": ODD[0]})
+    results.write_run(tmp_path, odd, pairs, "original")
+    found = results.read_scores(tmp_path / "run2", len(ODD))
+    assert found is not None
+    assert list(map(repr, found.train["Loss"])) == list(map(repr, ODD))
+    assert list(map(repr, found.test["Loss"])) == list(map(repr, ODD[::-1]))
+    assert found.frozen == odd.frozen
+
+
+@pytest.mark.parametrize("epochs", [0, 2, 4])
+def test_a_run_of_other_epochs_is_none(tmp_path: Path, pairs: Pairs, run: Run, epochs: int) -> None:
+    results.write_run(tmp_path, run, pairs, "original")
+    assert results.read_scores(tmp_path / "run2", epochs) is None
+
+
+def without_last_line(log: bytes) -> bytes:
+    return b"".join(log.splitlines(keepends=True)[:-1])
+
+
+def last_line_twice(log: bytes) -> bytes:
+    return log + log.splitlines(keepends=True)[-1]
+
+
+def cut(log: bytes) -> bytes:
+    return log[: log.rindex(b",")]
+
+
+def zeros(log: bytes) -> bytes:
+    return bytes(len(log))  # as some file systems leave it after a power cut
+
+
+def one_long_line(log: bytes) -> bytes:
+    return log + bytes(200_000)
+
+
+def words(log: bytes) -> bytes:
+    return log.replace(b".", b"x")
+
+
+def not_utf8(log: bytes) -> bytes:
+    return b"\xff" + log
+
+
+def empty(_: bytes) -> bytes:
+    return b""
+
+
+DAMAGES = [without_last_line, last_line_twice, cut, zeros, one_long_line, words, not_utf8, empty]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["train.csv", "val.csv", "frozen.csv"])
+def test_a_damaged_log_is_none(
+    tmp_path: Path, pairs: Pairs, run: Run, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    results.write_run(tmp_path, run, pairs, "original")
+    path = tmp_path / "run2" / name
+    path.write_bytes(damage(path.read_bytes()))
+    assert results.read_scores(tmp_path / "run2", 3) is None
+
+
+@pytest.mark.parametrize("name", ["train.csv", "val.csv", "frozen.csv"])
+def test_a_missing_log_is_none(tmp_path: Path, pairs: Pairs, run: Run, name: str) -> None:
+    results.write_run(tmp_path, run, pairs, "original")
+    (tmp_path / "run2" / name).unlink()
+    assert results.read_scores(tmp_path / "run2", 3) is None
+
+
+def test_where_there_is_no_run_there_are_no_scores(tmp_path: Path) -> None:
+    assert results.read_scores(tmp_path / "run1", 3) is None
 
 
 @pytest.mark.parametrize(("prefix", "file"), [("Train", "train.csv"), ("Test", "val.csv")])
@@ -273,7 +295,8 @@ def test_a_full_disk_is_an_error_that_is_told_in_a_line(
     with pytest.raises(OSError, match="No space left on device") as told:
         results.write_run(tmp_path, run, pairs, "original")
     assert told.value.errno == errno.ENOSPC
-    assert not list((tmp_path / "run2").glob("checkpoint*"))
+    assert not (tmp_path / "run2").exists()
+    assert not list(tmp_path.rglob("checkpoint*"))
 
 
 def test_a_file_name_that_is_not_utf8_is_logged_all_the_same(tmp_path: Path, pairs: Pairs, run: Run) -> None:
@@ -315,3 +338,23 @@ def test_a_summary_never_holds_what_json_does_not_have(tmp_path: Path, value: fl
     with pytest.raises(ValueError, match="not JSON compliant"):
         results.write_summary(tmp_path, {"Loss": {"mean": value}}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
+    results.write_summary(tmp_path, {"top 1": {"mean": 1 / 3, "sd": None}}, {"device": "cpu"})
+    assert results.read_summary(tmp_path) == {"device": "cpu", "metrics": {"top 1": {"mean": 1 / 3, "sd": None}}}
+
+
+@pytest.mark.parametrize("written", [None, b"", b'{"metrics": {', b"\xff"])
+def test_a_summary_that_cannot_be_read_is_none(tmp_path: Path, written: bytes | None) -> None:
+    if written is not None:
+        (tmp_path / "summary.json").write_bytes(written)
+    assert results.read_summary(tmp_path) is None
+
+
+def test_an_average_takes_the_place_of_one_that_is_there(tmp_path: Path) -> None:
+    make_part(tmp_path / "avg", "old")
+    (tmp_path / "avg" / "events.out.tfevents.1").touch()
+    results.write_average(tmp_path, [drawn_run([0.5], [0.0])])
+    assert columns(tmp_path / "avg" / "val.csv") == {"epoch": ["1"], "top 1": ["0.0"]}
+    assert len(list((tmp_path / "avg").iterdir())) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from common import console
 from common.errors import InputError
+from common.stopping import Stopped
 
 ROOT = Path(console.__file__).parents[1]
 
@@ -36,7 +38,25 @@ def test_wrong_input_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[s
 
 def test_interruption_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert console.guarded("x.py", raising(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "\nx.py: interrupted\n"
+    assert capsys.readouterr().err == "\nx.py: interrupted; nothing is kept\n"
+
+
+def test_an_interruption_tells_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.guarded("x.py", raising(KeyboardInterrupt()), "call it again") == 130
+    assert capsys.readouterr().err == "\nx.py: interrupted; call it again\n"
+
+
+def test_exit_code_of_a_signal_is_that_of_shells() -> None:
+    assert console.guarded("x.py", raising(Stopped(signal.SIGTERM))) == 143
+    assert console.guarded("x.py", raising(Stopped(signal.SIGINT))) == 130
+
+
+def test_an_error_shows_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.guarded("x.py", raising(InputError("a\x1b[2J\nb: no such folder"))) == 2
+    assert capsys.readouterr().err == "x.py: error: a\\x1b[2J\\nb: no such folder\n"
+    full = OSError(errno.ENOSPC, "No space left on device", "a\x1b[2J\nb.npy")
+    assert console.guarded("x.py", raising(full)) == 2
+    assert capsys.readouterr().err == "x.py: error: a\\x1b[2J\\nb.npy: No space left on device\n"
 
 
 def test_faults_of_the_program_keep_their_traceback() -> None:
@@ -61,7 +81,7 @@ def test_a_full_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_other_system_errors_are_faults_of_the_program() -> None:
     with pytest.raises(OSError, match="broken"):
-        console.guarded("x.py", raising(OSError(errno.EIO, "broken")))
+        console.guarded("x.py", raising(OSError(errno.EBADF, "broken")))
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 
 from common import files
 from common.errors import InputError
-from common.files import held
 
 
 def write_half(path: Path) -> None:
@@ -42,6 +44,45 @@ def test_failure_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_an_interrupted_process_left_is_not_written_on(tmp_path: Path) -> None:
+    path, partial = tmp_path / "file.txt", tmp_path / "file.partial.txt"
+    partial.write_text("longer than the new contents")
+    with files.written_whole(path) as given:
+        assert given == partial
+        assert not partial.exists()
+        partial.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_link_in_the_place_of_an_unfinished_file_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.txt"
+    elsewhere.write_text("precious")
+    (tmp_path / "file.partial.txt").symlink_to(elsewhere)
+    with files.written_whole(tmp_path / "file.txt") as partial:
+        partial.write_text("new")
+    assert not (tmp_path / "file.txt").is_symlink()
+    assert (tmp_path / "file.txt").read_text() == "new"
+    assert elsewhere.read_text() == "precious"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_sync_folders_is_no_fault_and_a_broken_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fails(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    files.sync_folder(tmp_path)
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fsync", fails)
+    if code == errno.EINVAL:
+        files.sync_folder(tmp_path)
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            files.sync_folder(tmp_path)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_json_is_read_back(tmp_path: Path) -> None:
     value = {"names": ["été\x00", "\udcff"], "mean": 0.1, "none": None}
     files.write_json(tmp_path / "facts.json", value)
@@ -61,25 +102,53 @@ def test_versions_of_installed_packages_alone(monkeypatch: pytest.MonkeyPatch) -
     assert files.package_versions() == {"numpy": numpy.__version__}
 
 
-def test_a_folder_is_held_by_one_and_free_afterwards(tmp_path: Path) -> None:
-    folder = tmp_path / "out" / "run"
-    with held(folder), pytest.raises(InputError, match=r"out/run: another process is writing here"), held(folder):
-        pass
-    with held(folder):
-        assert folder.is_dir()
+# ---- what is said about a file
 
 
-def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file: is a file; -s takes a folder"), held(tmp_path / "file"):
-        pass
-    with (
-        pytest.raises(InputError, match=r"no folder can be made here \(Not a directory\)"),
-        held(tmp_path / "file" / "x"),
-    ):
-        pass
+def features_file(folder: Path, told: object) -> Path:
+    path = folder / "features.npy"
+    path.write_bytes(b"abc")
+    path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
+    return path
 
 
-def test_what_blocks_elsewhere_is_not_told_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), files.held(tmp_path):
-        raise BlockingIOError
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("told", [{"sha256": ABC}, {"sha256": None}, {}])
+def test_a_file_is_whole_when_its_json_says_so_or_says_nothing(tmp_path: Path, told: dict[str, Any]) -> None:
+    path = features_file(tmp_path, told)
+    assert files.check_whole(path, files.read_facts(path)) == ABC
+
+
+@pytest.mark.parametrize("sha256", ["0123456789abcdef", "", 0, 7, [], {}, False, "\x1b[2J\n"])
+def test_a_file_of_which_the_json_says_something_else_is_refused(tmp_path: Path, sha256: object) -> None:
+    path = features_file(tmp_path, {"sha256": sha256})
+    with pytest.raises(InputError) as told:
+        files.check_whole(path, files.read_facts(path))
+    assert str(told.value) == (
+        f"{path}: was changed or damaged since it was written (its SHA-256 begins with ba7816bf, and its .json says "
+        f"{str(sha256)[:8]}); get it again, or extract it again with --overwrite"
+    )
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as told:
+        files.check_whole(tmp_path / "no.npy", {})
+    assert str(told.value) == f"{tmp_path / 'no.npy'}: no features file could be read here (No such file or directory)"
+
+
+@pytest.mark.parametrize("written", [None, b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b"null"])
+def test_a_json_that_cannot_be_read_is_no_facts(tmp_path: Path, written: bytes | None) -> None:
+    if written is not None:
+        (tmp_path / "features.json").write_bytes(written)
+    assert files.read_facts(tmp_path / "features.npy") == {}
+
+
+def test_what_differs_is_named_as_json_has_it() -> None:
+    chosen = {"ks": (1, 3), "seed": 0, "pca": None, "precision": "fp32"}
+    there = json.loads(json.dumps(chosen))
+    assert files.differences(there, chosen) == []
+    assert files.differences({**there, "more": 1}, chosen) == []
+    assert files.differences({**there, "ks": [1], "precision": "bf16"}, chosen) == ["ks", "precision"]
+    assert files.differences({}, {"seed": 0}) == ["seed"]

@@ -1,38 +1,15 @@
-"""What belongs together in a folder, and how its pictures are read."""
+"""What belongs together in a folder."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-import time
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from common.errors import InputError
-from featuresExtractor import datasets
-from featuresExtractor.datasets import (
-    Batch,
-    Dataset,
-    Skipped,
-    find_images,
-    keep_subset,
-    read_batches,
-    read_image,
-    read_item,
-)
-from featuresExtractor.transforms import Preprocessing, prepare
-
-SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+from featuresExtractor.datasets import Dataset, Skipped, State, find_images, keep_subset, no_pictures, state_of
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -82,12 +59,23 @@ def test_names_with_spaces_and_accents_in_either_form_are_paired(tmp_path: Path)
     assert found(touch(tmp_path, f"left/{left}", f"right/{right}")) == [(f"left/{left}", f"right/{right}")]
 
 
-def test_hidden_files_folders_and_other_files_are_no_pictures(tmp_path: Path) -> None:
+def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
     touch(
         tmp_path, "left/a.png", "right/a.png", "left/._a.png", "left/.hidden.jpg", "left/notes.txt", "right/Thumbs.db"
     )
-    touch(tmp_path, "left/scan.pdf", "left/film.mpg", "right/features.h5", "left/LICENCE", "left/folder.png/b.png")
+    touch(tmp_path, "left/scan.pdf", "left/film.mpg", "right/features.h5", "left/LICENCE", "left/folder/b.png")
     assert found(tmp_path) == [("left/a.png", "right/a.png")]
+    others = ["LICENCE", "film.mpg", "notes.txt", "scan.pdf"]
+    told = [*(f"left/{name}" for name in others), "right/Thumbs.db", "right/features.h5"]
+    assert no_pictures(find_images(tmp_path)) == told
+
+
+def test_whatever_has_an_images_suffix_is_found_so_that_the_check_can_name_it(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "folder.png/b.png")
+    os.mkfifo(tmp_path / "pipe.JPG")
+    (tmp_path / "nowhere.png").symlink_to("gone")
+    assert found(tmp_path) == [("a.png",), ("folder.png",), ("nowhere.png",), ("pipe.JPG",)]
+    assert no_pictures(find_images(tmp_path)) == []
 
 
 def test_flat_folder_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -187,246 +175,42 @@ def test_fingerprint_changes_with_a_picture(five: Dataset) -> None:
     before, path = five.fingerprint(), five.items[2][1]
     assert find_images(five.root).fingerprint() == before
     path.write_bytes(b"x")
-    assert (longer := five.fingerprint()) != before
+    assert (longer := find_images(five.root).fingerprint()) != before
     path.write_bytes(b"y")
     os.utime(path, ns=(0, 0))
-    assert five.fingerprint() not in (before, longer)
+    assert find_images(five.root).fingerprint() not in (before, longer)
 
 
 def test_fingerprint_changes_with_a_name(five: Dataset) -> None:
-    before = five.fingerprint()
+    before, names = five.fingerprint(), five.names_digest()
     for path in five.items[4]:
         path.rename(path.with_name("f.png"))
     assert find_images(five.root).fingerprint() != before
+    assert find_images(five.root).names_digest() != names
 
 
-# --- reading ---
+def test_digest_of_the_names_tells_nothing_of_the_pictures(five: Dataset) -> None:
+    five.items[2][1].write_bytes(b"x")
+    five.items[3][0].unlink()
+    assert Dataset(five.root, five.sides, five.items).names_digest() == five.names_digest()
+    reverse = Dataset(five.root, five.sides, five.items[::-1])
+    fewer = Dataset(five.root, five.sides, five.items[1:])
+    assert five.names_digest() not in (reverse.names_digest(), fewer.names_digest())
 
 
-def test_picture_is_read_as_prepare_makes_it(picture: Callable[..., Path], tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", (33, 21))
-    with Image.open(path) as image:
-        assert np.array_equal(read_image(path, SMALL), prepare(image, SMALL))
+def test_states_are_those_of_the_first_look(five: Dataset) -> None:
+    before, (path, _) = five.states, five.items[2]
+    assert before[2] == (state_of(path), state_of(five.items[2][1]))
+    path.write_bytes(b"xyz")
+    os.utime(path, ns=(0, 7))
+    assert five.states == before
+    assert find_images(five.root).states[2][0] == State(3, 7)
 
 
-def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert read_image(tmp_path / "a.gif", SMALL)[:, 0, 0].tolist() == [255, 0, 0]
-
-
-def room(sides: int = 2) -> NDArray[np.uint8]:
-    return np.full((sides, 3, SMALL.crop, SMALL.crop), 7, np.uint8)
-
-
-def test_item_holds_all_sides_in_their_order(pairs: Callable[..., Path]) -> None:
-    dataset, pixels = find_images(pairs(2)), room()
-    assert read_item(dataset, 1, SMALL, pixels) == []
-    assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in dataset.items[1]]))
-
-
-def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[..., Path]) -> None:
-    dataset = find_images(pairs(3))
-    left, right = dataset.items[0]
-    left.write_bytes(b"no picture")
-    right.write_bytes(right.read_bytes()[:200])
-    Image.new("F", (3, 3)).save(dataset.items[1][0].with_suffix(".tif"))
-    dataset.items[1][0].unlink()
-    dataset = find_images(dataset.root)
-    faults = read_item(dataset, 0, SMALL, room())
-    assert faults[0] == Skipped("left/a0.png", "cannot identify image file")
-    assert faults[1].name == "right/a0.png"
-    assert "truncated" in faults[1].reason
-    reason = "pixels of mode F have no known range; save it as an 8- or 16-bit picture"
-    assert read_item(dataset, 1, SMALL, room()) == [Skipped("left/a1.tif", reason)]
-
-
-def test_vanished_file_is_reported(pairs: Callable[..., Path]) -> None:
-    dataset = find_images(pairs(1))
-    dataset.items[0][1].unlink()
-    (fault,) = read_item(dataset, 0, SMALL, room())
-    assert fault.name == "right/a0.png"
-    assert "No such file" in fault.reason
-
-
-# --- reading ahead, in batches ---
-
-
-class Reader:
-    """A `read_item` that notes what it starts with, takes its time, and draws the item's number; `bad` ones it cannot
-    read."""
-
-    def __init__(self, pauses: Sequence[float] = (0.0,), bad: Collection[int] = ()) -> None:
-        self.started: list[int] = []
-        self.lock = threading.Lock()
-        self.pauses, self.bad = pauses, bad
-
-    def __call__(
-        self, _dataset: Dataset, index: int, _preprocessing: Preprocessing, pixels: NDArray[np.uint8]
-    ) -> list[Skipped]:
-        with self.lock:
-            self.started.append(index)
-        time.sleep(self.pauses[index % len(self.pauses)])
-        if index in self.bad:
-            return [Skipped(f"{index}", "bad")]
-        pixels[:] = index
-        return []
-
-
-class Rooms:
-    """An `allocate` that notes what it gave."""
-
-    def __init__(self) -> None:
-        self.given: list[NDArray[np.uint8]] = []
-
-    def __call__(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        self.given.append(np.full(shape, 255, np.uint8))
-        return self.given[-1]
-
-
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reader]:
-    """`reader(pauses, bad)` reads in place of `read_item`."""
-
-    def make(*words: Any) -> Reader:
-        made = Reader(*words)
-        monkeypatch.setattr(datasets, "read_item", made)
-        return made
-
-    return make
-
-
-def many(count: int) -> Dataset:
-    return Dataset(Path(), ("features",), [(Path("x"),)] * count)
-
-
-def drawn(batch: Batch) -> list[int]:
-    """The numbers that the pictures of a batch are filled with; each picture is of one."""
-    assert batch.pixels.shape[1:] == (3, SMALL.crop, SMALL.crop)
-    numbers = batch.pixels[:, 0, 0, 0]
-    assert (batch.pixels == numbers[:, None, None, None]).all()
-    return [int(number) for number in numbers]
-
-
-UNEVEN = (0.004, 0.0, 0.002, 0.0, 0.0)
-
-
-@pytest.mark.parametrize(("size", "workers"), [(1, 1), (1, 4), (4, 1), (4, 4), (7, 3), (30, 2), (100, 64), (3, 64)])
-def test_batches_come_in_order_however_long_each_item_takes(
-    size: int, workers: int, reader: Callable[..., Reader]
-) -> None:
-    reader(UNEVEN)
-    found = []
-    for batch in read_batches(many(30), SMALL, size, workers, Rooms()):
-        time.sleep(0.002)  # what reads ahead must leave this batch alone
-        assert drawn(batch) == batch.indices
-        assert batch.faults == []
-        found.append(batch.indices)
-    assert found == [list(range(start, min(start + size, 30))) for start in range(0, 30, size)]
-
-
-def test_batches_of_nothing_are_none(reader: Callable[..., Reader]) -> None:
-    reader()
-    assert list(read_batches(many(0), SMALL, 3, 2, Rooms())) == []
-
-
-@pytest.mark.parametrize(
-    ("size", "workers", "rooms"), [(2, 4, 5), (4, 1, 3), (3, 2, 3), (1, 3, 7), (1, 100, 20), (19, 1, 2), (20, 9, 1)]
-)
-def test_readers_run_ahead_but_never_further_than_the_rooms_that_are_used_again(
-    size: int, workers: int, rooms: int, reader: Callable[..., Reader]
-) -> None:
-    """At least three rooms, and in all but the one in hand two items a worker, but no more rooms than batches."""
-    started, allocate = reader().started, Rooms()
-    for number, batch in enumerate(read_batches(many(20), SMALL, size, workers, allocate)):
-        front = min((number + rooms) * size, 20)  # the batch in hand is in one of the rooms
-        for _ in range(1000):  # a busy machine takes its time
-            if len(started) >= front:
-                break
-            time.sleep(0.005)
-        time.sleep(0.002)
-        assert sorted(started) == list(range(front))
-        assert any(np.shares_memory(batch.pixels, room) for room in allocate.given)
-    assert [room.shape for room in allocate.given] == [(size, 1, SMALL.crop, SMALL.crop, 3)] * rooms
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
-def test_what_cannot_be_read_leaves_the_others_in_their_place(size: int, reader: Callable[..., Reader]) -> None:
-    reader(UNEVEN, (0, 3, 4, 8))
-    indices, faults, counts = [], [], []
-    for batch in read_batches(many(9), SMALL, size, 3, Rooms()):
-        time.sleep(0.002)
-        assert drawn(batch) == batch.indices
-        indices += batch.indices
-        faults += batch.faults
-        counts.append(batch.count)
-    assert indices == [1, 2, 5, 6, 7]
-    assert faults == [Skipped(name, "bad") for name in "0348"]
-    assert counts == [min(size, 9 - start) for start in range(0, 9, size)]
-
-
-def test_pixels_are_those_of_the_pictures_and_of_no_batch_before(pairs: Callable[..., Path]) -> None:
-    dataset = find_images(pairs(7))
-    (dataset.items[5][1]).write_bytes(b"no picture")
-    found = [(batch.indices, batch.pixels.copy()) for batch in read_batches(dataset, SMALL, 2, 1, Rooms())]
-    assert [indices for indices, _ in found] == [[0, 1], [2, 3], [4], [6]]
-    for indices, pixels in found:
-        paths = [path for index in indices for path in dataset.items[index]]
-        assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in paths]))
-
-
-def test_torch_sees_pictures_with_their_channels_last(pairs: Callable[..., Path]) -> None:
-    for batch in read_batches(find_images(pairs(3)), SMALL, 2, 1, Rooms()):
-        pixels = torch.from_numpy(batch.pixels)
-        assert pixels.shape == (2 * len(batch.indices), 3, SMALL.crop, SMALL.crop)
-        assert pixels.is_contiguous(memory_format=torch.channels_last)
-        assert not pixels.is_contiguous()
-
-
-def test_readers_stop_when_the_consumer_does(reader: Callable[..., Reader]) -> None:
-    started, before = reader([0.01]).started, set(threading.enumerate())
-    batches = read_batches(many(1000), SMALL, 25, 2, Rooms())
-    next(batches)
-    assert len(set(threading.enumerate()) - before) == 2
-    assert isinstance(batches, Iterator)
-    batches.close()  # type: ignore[attr-defined]
-    assert set(threading.enumerate()) <= before
-    assert len(started) < 50
-
-
-def test_a_fault_of_the_program_ends_the_readers_too(
-    monkeypatch: pytest.MonkeyPatch, pairs: Callable[..., Path]
-) -> None:
-    def read(*_: object) -> list[Skipped]:
-        raise ZeroDivisionError
-
-    before = set(threading.enumerate())
-    monkeypatch.setattr(datasets, "read_item", read)
-    with pytest.raises(ZeroDivisionError):
-        list(read_batches(many(50), SMALL, 2, 3, Rooms()))
-    assert set(threading.enumerate()) <= before
-
-
-def test_no_picture_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow goes by content, and would hand PostScript to the first `gs` on the path."""
-    canary, tools = tmp_path / "canary", tmp_path / "bin"
-    tools.mkdir()
-    (tools / "gs").write_text(f"#!/bin/sh\ntouch {canary}\n")
-    (tools / "gs").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tools), prepend=":")
-    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
-    path = tmp_path / "evil.jpg"
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n")
-    with Image.open(path) as image, contextlib.suppress(OSError):  # what must not happen
-        image.load()
-    assert canary.exists()
-    canary.unlink()
-    with pytest.raises(OSError, match="cannot identify image file"):
-        read_image(path, SMALL)
-    assert not canary.exists()
-
-
-def test_a_picture_too_narrow_to_resize_is_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (20_000, 2)).save(tmp_path / "line.png")
-    with pytest.raises(ValueError, match="20000 x 2 pixels are too narrow"):
-        read_image(tmp_path / "line.png", replace(SMALL, resize=256))
+def test_state_is_that_of_what_a_link_leads_to_or_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.symlink_to("b.png")
+    assert state_of(path) == (-1, -1)
+    (tmp_path / "b.png").write_bytes(b"xy")
+    os.utime(tmp_path / "b.png", ns=(0, 9))
+    assert state_of(path) == (2, 9)

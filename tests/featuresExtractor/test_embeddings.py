@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,36 @@ def names(count: int) -> list[list[str]]:
     return [[f"é {number}.png", f"{number}.jpg"] for number in range(count)]
 
 
-def write(path: Path, given: NDArray[np.float32], batches: Sequence[int], rows: int | None = None) -> None:
-    """Writes all of `given` in batches of the given sizes, with room for `rows` items."""
-    views, count, sides, width = given.shape
-    labels = [item[:sides] for item in names(count)]
-    row = row_type(PAIR if sides == 2 else ("features",), width, 9)
-    with FeaturesWriter(path, row, rows or count, views) as writer:
-        start = 0
-        for size in batches:
-            part = slice(start, start + size)
-            writer.append([make_rows(row, labels[part], given[view, part], view) for view in range(views)])
-            start += size
-        assert start == count
+def row_of(given: NDArray[np.float32]) -> np.dtype[Any]:
+    return row_type(PAIR if given.shape[2] == 2 else ("features",), given.shape[3:], 9)
+
+
+def put(writer: FeaturesWriter, given: NDArray[np.float32], items: range, place: int | None = None) -> int:
+    """Writes these items of `given`, in their places or from `place` on."""
+    some = slice(items.start, items.stop)
+    labels = [item[: given.shape[2]] for item in names(given.shape[1])][some]
+    blocks = [make_rows(writer.row, labels, values[some], view) for view, values in enumerate(given)]
+    return writer.put(items.start if place is None else place, blocks)
+
+
+def parts_of(batches: Sequence[int]) -> list[range]:
+    stops = np.cumsum(batches).tolist()
+    return [range(stop - size, stop) for size, stop in zip(batches, stops, strict=True)]
+
+
+def write(path: Path, given: NDArray[np.float32], batches: Sequence[int], left_out: Collection[int] = ()) -> None:
+    """Writes all of `given` in batches of the given sizes, between items that are left out (their places)."""
+    views, count = given.shape[:2]
+    assert sum(batches) == count
+    kept = np.array([place not in left_out for place in range(count + len(left_out))])
+    places = np.flatnonzero(kept).tolist()
+    with FeaturesWriter(path, row_of(given), len(kept), views) as writer:
+        for part in parts_of(batches):
+            if not left_out:
+                put(writer, given, part)
+            for index in part if left_out else ():
+                put(writer, given, range(index, index + 1), places[index])
+        writer.seal(kept)
         writer.finish()
 
 
@@ -77,12 +97,12 @@ def test_file_is_what_numpy_itself_would_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 100])
-@pytest.mark.parametrize("left_out", [1, 3, 6, 20])
+@pytest.mark.parametrize("left_out", [[0], [11], [4, 5, 9], range(6), range(11, 31), range(0, 21, 2)])
 def test_gaps_of_left_out_items_are_closed(
-    left_out: int, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    left_out: Sequence[int], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk * row_type(PAIR, WIDTH, 9).itemsize)
-    write(tmp_path / "f.npy", vectors(11), [4, 6, 1], rows=11 + left_out)
+    write(tmp_path / "f.npy", vectors(11), [4, 6, 1], left_out)
     write(tmp_path / "whole.npy", vectors(11), [11])
     assert (tmp_path / "f.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
@@ -94,7 +114,7 @@ def test_gaps_are_closed_for_any_number_of_views(
 ) -> None:
     monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
     given = np.concatenate([vectors(10), vectors(10, seed=1)])[:views]
-    write(tmp_path / "f.npy", given, [9, 1], rows=13)
+    write(tmp_path / "f.npy", given, [9, 1], [0, 5, 12])
     assert_holds(np.load(tmp_path / "f.npy"), given)
 
 
@@ -107,7 +127,7 @@ def test_chunks_are_all_rows_in_order_and_of_bounded_size(tmp_path: Path, monkey
 
 
 def test_rows_wider_than_a_chunk_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "f.npy", vectors(2), [2], rows=3)
+    write(tmp_path / "f.npy", vectors(2), [2], [1])
     monkeypatch.setattr(embeddings, "CHUNK_BYTES", 1)
     assert [len(chunk) for chunk in open_features(tmp_path / "f.npy").chunks()] == [1, 1, 1, 1]
 
@@ -117,25 +137,14 @@ def test_rows_wider_than_a_chunk_are_read_one_by_one(tmp_path: Path, monkeypatch
 LAYER = (4, 3, 5)  # channels, height, width
 
 
-def write_layer(path: Path, given: NDArray[np.float32], batches: Sequence[int], rows: int) -> None:
-    """Writes maps (views, count, sides, C, H, W) in batches, with room for `rows` items."""
-    views, count = given.shape[:2]
-    row = row_type(PAIR, given.shape[3:], 9)
-    with FeaturesWriter(path, row, rows, views) as writer:
-        for part in np.split(np.arange(count), np.cumsum(batches)[:-1]):
-            labels = [names(count)[number] for number in part]
-            writer.append([make_rows(row, labels, given[view, part], view) for view in range(views)])
-        writer.finish()
-
-
 @pytest.mark.parametrize("chunk_bytes", [1, 1000, 10**6])
-@pytest.mark.parametrize("rows", [7, 8, 12, 30])
+@pytest.mark.parametrize("left_out", [[], [3], range(2, 7), range(7, 30)])
 def test_maps_of_a_layer_are_read_back_bit_for_bit_whatever_was_left_out(
-    rows: int, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    left_out: Sequence[int], chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
     given = np.random.default_rng(0).normal(size=(2, 7, 2, *LAYER)).astype(np.float32)
-    write_layer(tmp_path / "f.npy", given, [4, 1, 2], rows)
+    write(tmp_path / "f.npy", given, [4, 1, 2], left_out)
     table = np.load(tmp_path / "f.npy", mmap_mode="r", allow_pickle=False)
     assert isinstance(table["left"], np.memmap)
     assert table["view"].tolist() == [0] * 7 + [1] * 7
@@ -146,19 +155,19 @@ def test_maps_of_a_layer_are_read_back_bit_for_bit_whatever_was_left_out(
 
 
 def test_file_of_a_layer_is_what_numpy_itself_would_write(tmp_path: Path) -> None:
-    write_layer(tmp_path / "f.npy", np.ones((2, 3, 2, *LAYER), np.float32), [2, 1], 5)
+    write(tmp_path / "f.npy", np.ones((2, 3, 2, *LAYER), np.float32), [2, 1], [0, 4])
     np.save(tmp_path / "numpy.npy", np.load(tmp_path / "f.npy"))
     assert (tmp_path / "f.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
 
 
 def test_file_of_a_layer_is_no_file_of_vectors(tmp_path: Path) -> None:
-    write_layer(tmp_path / "f.npy", np.ones((1, 3, 2, *LAYER), np.float32), [3], 3)
+    write(tmp_path / "f.npy", np.ones((1, 3, 2, *LAYER), np.float32), [3])
     told = "not a features file: it holds a layer of shape (4, 3, 5) (-p save), not vectors; extract.py writes one"
     assert refusal(tmp_path / "f.npy") == told
 
 
 def test_layer_that_gives_vectors_is_a_features_file(tmp_path: Path) -> None:
-    write_layer(tmp_path / "f.npy", np.ones((1, 3, 2, 5), np.float32), [3], 3)
+    write(tmp_path / "f.npy", np.ones((1, 3, 2, 5), np.float32), [3])
     assert open_features(tmp_path / "f.npy").width == 5
 
 
@@ -170,7 +179,7 @@ def test_row_of_a_layer_is_its_map_and_its_names() -> None:
 
 
 def test_training_on_a_layer_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_layer(tmp_path / "f.npy", np.ones((2, 3, 2, *LAYER), np.float32), [3], 3)
+    write(tmp_path / "f.npy", np.ones((2, 3, 2, *LAYER), np.float32), [3])
     assert train.main(["-d", str(tmp_path / "f.npy"), "-s", str(tmp_path / "run"), "--cpu"]) == 2
     assert "it holds a layer of shape (4, 3, 5) (-p save), not vectors" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["f.npy"]
@@ -184,11 +193,11 @@ def test_flat_folder_has_features_and_names(tmp_path: Path) -> None:
     assert rows.all()["name"].tolist() == [item[0] for item in names(4)] * 2
 
 
-def begin(path: Path) -> None:
+def begin(path: Path, keep: bool = False) -> None:
     """Writes half of a file and fails."""
-    row = row_type(PAIR, WIDTH, 9)
-    with FeaturesWriter(path, row, 4) as writer:
-        writer.append([make_rows(row, names(2), vectors(2)[0], 0)])
+    given = vectors(4)
+    with FeaturesWriter(path, row_of(given), 4, 2, keep) as writer:
+        put(writer, given, range(2))
         raise RuntimeError("power cut")
 
 
@@ -205,6 +214,139 @@ def test_unfinished_file_leaves_the_one_before_it_alone(tmp_path: Path) -> None:
         begin(tmp_path / "f.npy")
     assert [path.name for path in tmp_path.iterdir()] == ["f.npy"]
     assert (tmp_path / "f.npy").read_bytes() == before
+
+
+# --- in any order, and again ---
+
+
+def whole_of(folder: Path, given: NDArray[np.float32]) -> bytes:
+    """The file of all items, written at once."""
+    write(folder / "whole.npy", given, [given.shape[1]])
+    return (folder / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1, 0, 2]])
+def test_items_may_come_in_any_order_and_more_than_once(order: list[int], tmp_path: Path) -> None:
+    given, parts = vectors(9), parts_of([3, 1, 4, 1])
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 9, 2) as writer:
+        for number in order:
+            put(writer, given, parts[number])
+        digest = writer.seal()
+        writer.finish()
+    contents = (tmp_path / "f.npy").read_bytes()
+    assert contents == whole_of(tmp_path, given)
+    assert digest == hashlib.sha256(contents).hexdigest()
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_kept_unfinished_file_is_gone_on_with(first: int, tmp_path: Path) -> None:
+    given, path = vectors(9), tmp_path / "f.npy"
+    done, left = (range(5), range(5, 9)) if first == 0 else (range(5, 9), range(5))
+    with FeaturesWriter(path, row_of(given), 9, 2, keep=True) as writer:
+        told = put(writer, given, done)
+    assert [file.name for file in tmp_path.iterdir()] == ["f.partial.npy"]
+    with FeaturesWriter(path, row_of(given), 9, 2, keep=True, again=True) as writer:
+        assert writer.checksum(done) == told
+        put(writer, given, left)
+        writer.seal()
+        writer.finish()
+    assert path.read_bytes() == whole_of(tmp_path, given)
+    assert not (tmp_path / "f.partial.npy").exists()
+
+
+def test_unfinished_file_that_is_not_gone_on_with_is_begun_anew(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        begin(tmp_path / "f.npy", keep=True)
+    given = vectors(4)
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 4, 2) as writer:
+        zeros = np.zeros(2, writer.row).tobytes()
+        assert writer.checksum(range(2)) == zlib.crc32(zeros, zlib.crc32(zeros))
+
+
+@pytest.mark.parametrize("length", [0, 1, 200, 300, 10**5])
+def test_file_gone_on_with_has_its_length_whatever_it_had(length: int, tmp_path: Path) -> None:
+    """Such as one that a power cut left too short."""
+    given = vectors(9)
+    (tmp_path / "f.partial.npy").write_bytes(b"x" * length)
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 9, 2, again=True) as writer:
+        put(writer, given, range(9))
+        writer.seal()
+        writer.finish()
+    assert (tmp_path / "f.npy").read_bytes() == whole_of(tmp_path, given)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 300, 10**6])
+def test_checksum_tells_every_changed_byte(chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
+    given = vectors(5)
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2, keep=True) as writer:
+        sums = [put(writer, given, part) for part in (range(2), range(2, 5))]
+    contents = (tmp_path / "f.partial.npy").read_bytes()
+    size, start = writer.row.itemsize, writer.start
+    for place in range(start, len(contents), 7):
+        changed = bytearray(contents)
+        changed[place] ^= 1
+        (tmp_path / "f.partial.npy").write_bytes(changed)
+        first = (place - start) // size % 5 < 2  # which of the two batches the byte is of
+        with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2, keep=True, again=True) as writer:
+            same = [writer.checksum(part) == told for part, told in zip((range(2), range(2, 5)), sums, strict=True)]
+        assert same == [not first, first]
+
+
+def test_checksum_is_that_of_the_rows_view_after_view(tmp_path: Path) -> None:
+    given = vectors(5)
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2) as writer:
+        told = put(writer, given, range(1, 4))
+        assert writer.checksum(range(1, 4)) == told
+        put(writer, given, range(5))
+        writer.seal()
+        writer.finish()
+    table = np.load(tmp_path / "f.npy")
+    assert told == zlib.crc32(table[1:4].tobytes() + table[6:9].tobytes())
+
+
+def test_sealing_leaves_the_unfinished_file_as_it_is_and_may_be_done_again(tmp_path: Path) -> None:
+    given = vectors(5)
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2, keep=True) as writer:
+        told = put(writer, given, range(5))
+        kept = np.array([True, False, True, True, False])
+        digests = {writer.seal(kept) for _ in range(2)}
+        assert writer.checksum(range(5)) == told
+        assert writer.whole.name == "f.closed.npy"
+        assert digests == {hashlib.sha256(writer.whole.read_bytes()).hexdigest()}
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["f.closed.npy", "f.partial.npy"]
+    write(tmp_path / "kept.npy", given, [5])
+    table = np.load(tmp_path / "kept.npy")
+    assert np.array_equal(np.load(tmp_path / "f.closed.npy"), table[np.tile(kept, 2)])
+
+
+def test_copy_without_left_out_items_goes_with_an_unfinished_file(tmp_path: Path) -> None:
+    given = vectors(3)
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 3, 2) as writer:
+        writer.seal(np.array([True, False, True]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["f.partial.npy", "f.closed.npy"])
+def test_link_in_the_place_of_an_unfinished_file_is_not_followed(name: str, tmp_path: Path) -> None:
+    given = vectors(3)
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / name).symlink_to("mine.txt")
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 3, 2) as writer:
+        put(writer, given, range(3))
+        writer.seal(np.array([True, False, True]))
+        writer.finish()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "f.npy").is_symlink()
+    assert open_features(tmp_path / "f.npy").count == 4
+
+
+def test_link_in_the_place_of_a_file_to_go_on_with_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "f.partial.npy").symlink_to("mine.txt")
+    with pytest.raises(OSError, match="symbolic link"):
+        FeaturesWriter(tmp_path / "f.npy", row_of(vectors(3)), 3, 2, again=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 # --- what is no features file ---

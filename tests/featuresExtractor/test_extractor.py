@@ -1,4 +1,4 @@
-"""The one loop: rows hold their own pictures, and what goes wrong ends it with nothing left behind."""
+"""The one loop: rows hold their own pictures, what goes wrong ends it, and the next call goes on from there."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError
+from featuresExtractor import reading
 from featuresExtractor.activations import TappedBackbone, raw
-from featuresExtractor.datasets import Skipped, find_images, read_item
+from featuresExtractor.datasets import Dataset, Skipped, find_images
 from featuresExtractor.embeddings import FeaturesWriter, row_type
-from featuresExtractor.extractor import Report, extract
+from featuresExtractor.extractor import Report, extract, kept
 from featuresExtractor.forward import Drift, Forward
+from featuresExtractor.journal import Done, Journal
 from featuresExtractor.models import Model
+from featuresExtractor.pictures import read_picture
+from featuresExtractor.reading import read_item
 from featuresExtractor.weights import find_weights, load_backbone
 
 CPU = torch.device("cpu")
+NO_FORMAT = "not a picture in a format that is known here"
 
 
 class Cramped(nn.Module):
@@ -54,15 +59,45 @@ def forward_of(model: Model, batch: int = 64, views: int = 2, most: int | None =
 
 
 def run(
-    root: Path, forward: Forward, workers: int = 2, skip: bool = False, path: Path | None = None
+    root: Path, forward: Forward, workers: int = 2, skip: bool = False, path: Path | None = None, keep: bool = False
 ) -> tuple[NDArray[Any], Report]:
-    """Extracts the folder `root`; returns the rows of the features file, and the report."""
+    """Extracts the folder `root`; returns the rows of the features file, and the report. With `keep` what was done
+    stays when it is cut short, and the next call goes on from there."""
     dataset, target = find_images(root), path or root.parent / "f.npy"
-    row = row_type(dataset.sides, forward.shapes[0], 9)
-    with FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer:
-        report = extract(dataset, forward, [writer], workers, skip)
-        writer.finish()
+    report = run_into([target], dataset, forward, workers, skip, keep)
     return np.load(target), report
+
+
+def run_into(
+    targets: Sequence[Path],
+    dataset: Dataset,
+    forward: Forward,
+    workers: int = 2,
+    skip: bool = False,
+    keep: bool = False,
+) -> Report:
+    """Extracts a dataset, each output into its file."""
+    views, count = len(forward.views), len(dataset)
+    assert dataset.states  # as they are now
+    journal = Journal(targets)
+    again = journal.begun is not None
+    with ExitStack() as stack:
+        stack.callback(journal.close if keep else journal.remove)
+        writers = [
+            stack.enter_context(FeaturesWriter(target, row_type(dataset.sides, shape, 9), count, views, keep, again))
+            for target, shape in zip(targets, forward.shapes, strict=True)
+        ]
+        if again:
+            journal.verify(dataset, writers)
+        journal.begin({})
+        assert journal.file is not None
+        stack.enter_context(journal.file)
+        report = extract(dataset, forward, writers, journal, workers, skip)
+        for writer in writers:
+            writer.seal(kept(dataset, journal))
+            writer.finish()
+        journal.remove()
+    return report
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (1, 4), (3, 2), (4, 1), (2048, 8)])
@@ -114,20 +149,11 @@ def whole_layers(model: Model, batch: int = 64, views: int = 2) -> Forward:
     return Forward(TappedBackbone(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
 
 
-def run_layers(root: Path, forward: Forward, skip: bool = False) -> list[NDArray[Any]]:
+def run_layers(root: Path, forward: Forward) -> list[NDArray[Any]]:
     """Extracts the folder `root` into a file for each output; returns the rows of each."""
-    dataset = find_images(root)
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(
-                FeaturesWriter(root.parent / f"{number}.npy", row_type(dataset.sides, shape, 9), len(dataset), 2)
-            )
-            for number, shape in enumerate(forward.shapes)
-        ]
-        extract(dataset, forward, writers, 2, skip)
-        for writer in writers:
-            writer.finish()
-    return [np.load(writer.path) for writer in writers]
+    targets = [root.parent / f"{number}.npy" for number in range(len(forward.shapes))]
+    run_into(targets, find_images(root), forward)
+    return [np.load(target) for target in targets]
 
 
 def test_each_row_of_each_layer_holds_its_own_pictures(tiny_model: Model, pairs: Callable[..., Path]) -> None:
@@ -150,15 +176,15 @@ def test_no_more_than_one_batch_of_whole_layers_is_held(
 ) -> None:
     held: list[weakref.ref[NDArray[Any]]] = []
     alive, rows = [], []
-    append = FeaturesWriter.append
+    put = FeaturesWriter.put
 
-    def watched(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+    def watched(writer: FeaturesWriter, first: int, blocks: Sequence[NDArray[Any]]) -> int:
         alive.append(sum(block() is not None for block in held))
         held.extend(map(weakref.ref, blocks))
         rows.append([len(block) for block in blocks])
-        append(writer, blocks)
+        return put(writer, first, blocks)
 
-    monkeypatch.setattr(FeaturesWriter, "append", watched)
+    monkeypatch.setattr(FeaturesWriter, "put", watched)
     run_layers(pairs(6), whole_layers(tiny_model, batch=4))
     assert rows == [[2, 2]] * 9  # two pairs a batch, both views, for each of three layers
     assert alive == [0] * 9  # what was written before is let go of
@@ -198,8 +224,8 @@ def test_broken_picture_ends_the_extraction_with_its_name(tiny_model: Model, pai
     with pytest.raises(InputError) as caught:
         run(root, forward_of(tiny_model))
     assert str(caught.value) == (
-        "unreadable: right/a2.png (cannot identify image file); "
-        "mend or remove it, or leave such pairs out with --on-error skip"
+        f"unreadable: right/a2.png ({NO_FORMAT}); "
+        "mend it and give the same command, or leave such pairs out with --on-error skip"
     )
     assert [path.name for path in root.parent.iterdir()] == ["pairs"]
 
@@ -217,7 +243,7 @@ def test_broken_picture_is_skipped_with_its_partner_when_asked_for(
     names = {Path(name).name for name in broken}
     kept = reference[[name not in names for name in reference["left_name"]]]
     assert report.written == 5 - len(names) == len(rows) // 2
-    assert report.skipped == [Skipped(name, "cannot identify image file") for name in broken]
+    assert report.skipped == [Skipped(name, NO_FORMAT) for name in broken]
     for field in ("left_name", "right_name", "view"):
         assert (rows[field] == kept[field]).all()
     for side in ("left", "right"):
@@ -227,24 +253,22 @@ def test_broken_picture_is_skipped_with_its_partner_when_asked_for(
 def test_every_picture_is_decoded_once(
     tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featuresExtractor import datasets
-
     read: list[str] = []
-    original = datasets.read_image
+    original = read_picture
 
     def counted(path: Path, *rest: Any) -> NDArray[np.uint8]:
         read.append(path.as_posix())
         return original(path, *rest)
 
-    monkeypatch.setattr(datasets, "read_image", counted)
+    monkeypatch.setattr(reading, "read_picture", counted)
     run(pairs(4), forward_of(tiny_model, 3))
     assert len(read) == len(set(read)) == 8
 
 
 def test_report_tells_rate_and_where_the_time_went() -> None:
-    report = Report(seconds={"waiting for images": 1.0, "forward": 60.0, "writing": 39.0})
+    report = Report(pictures=1200, seconds={"waiting for images": 1.0, "forward": 60.0, "writing": 39.0})
     expected = "1,200 pictures in 1 min 40 s, 12.0 images/s (waiting for images 1%, forward 60%, writing 39%)"
-    assert report.summary(1200) == expected
+    assert report.summary() == expected
 
 
 def test_bar_counts_every_view_of_every_picture(
@@ -257,13 +281,13 @@ def test_bar_counts_every_view_of_every_picture(
 def test_seconds_of_each_part_are_those_that_were_spent(
     tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = FeaturesWriter.append
+    put = FeaturesWriter.put
 
-    def slow(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+    def slow(writer: FeaturesWriter, first: int, blocks: Sequence[NDArray[Any]]) -> int:
         time.sleep(0.2)
-        append(writer, blocks)
+        return put(writer, first, blocks)
 
-    monkeypatch.setattr(FeaturesWriter, "append", slow)
+    monkeypatch.setattr(FeaturesWriter, "put", slow)
     start = time.perf_counter()
     _, report = run(pairs(3), forward_of(tiny_model))
     spent = time.perf_counter() - start
@@ -290,15 +314,15 @@ def test_what_a_precision_costs_is_told_once(
 def test_features_are_written_in_order_by_one_other_thread_while_the_next_are_computed(
     tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, append = forward_of(tiny_model, batch=2), FeaturesWriter.append
+    forward, put = forward_of(tiny_model, batch=2), FeaturesWriter.put
     computed, by, written = threading.Event(), [], []
 
-    def slow(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+    def slow(writer: FeaturesWriter, first: int, blocks: Sequence[NDArray[Any]]) -> int:
         by.append(threading.current_thread())
         written.append(blocks[0]["left_name"].tolist())
         if len(written) == 1:  # ends only when the second batch is computed
             assert computed.wait(20)
-        append(writer, blocks)
+        return put(writer, first, blocks)
 
     class Told(type(forward)):  # type: ignore[misc]
         calls = 0
@@ -311,7 +335,7 @@ def test_features_are_written_in_order_by_one_other_thread_while_the_next_are_co
             return outputs
 
     forward.__class__ = Told
-    monkeypatch.setattr(FeaturesWriter, "append", slow)
+    monkeypatch.setattr(FeaturesWriter, "put", slow)
     run(pairs(4), forward)
     assert written == [["a0.png"], ["a1.png"], ["a2.png"], ["a3.png"]]
     assert len(set(by)) == 1
@@ -323,15 +347,15 @@ def test_features_are_written_in_order_by_one_other_thread_while_the_next_are_co
 def test_disk_that_is_full_ends_the_extraction_with_nothing_left_behind(
     failing: int, tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, append, calls, before = pairs(4), FeaturesWriter.append, [0], set(threading.enumerate())
+    root, put, calls, before = pairs(4), FeaturesWriter.put, [0], set(threading.enumerate())
 
-    def full(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+    def full(writer: FeaturesWriter, first: int, blocks: Sequence[NDArray[Any]]) -> int:
         calls[0] += 1
         if calls[0] > failing:
             raise OSError(errno.ENOSPC, "No space left on device")
-        append(writer, blocks)
+        return put(writer, first, blocks)
 
-    monkeypatch.setattr(FeaturesWriter, "append", full)
+    monkeypatch.setattr(FeaturesWriter, "put", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         run(root, forward_of(tiny_model, batch=2))
     assert caught.value.errno == errno.ENOSPC
@@ -387,3 +411,170 @@ def test_interrupt_ends_the_extraction_with_nothing_left_behind(
     assert [path.name for path in root.parent.iterdir()] == ["pairs"]
     del caught  # whose frames hold the readers
     assert set(threading.enumerate()) <= before
+
+
+# --- gone on with ---
+
+
+def cut_after(model: Model, batches: int, batch: int = 4, views: int = 2) -> Forward:
+    """Is interrupted after so many batches."""
+    forward = forward_of(model, batch, views)
+
+    class Cut(type(forward)):  # type: ignore[misc]
+        calls = 0
+
+        def __call__(self, pixels: Tensor) -> list[NDArray[np.float32]]:
+            Cut.calls += 1
+            if Cut.calls > batches:
+                raise KeyboardInterrupt
+            outputs: list[NDArray[np.float32]] = super().__call__(pixels)
+            return outputs
+
+    forward.__class__ = Cut
+    return forward
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("broken", [(), ("right/a1.png", "left/a4.png")])
+@pytest.mark.parametrize("batches", [[0], [1], [3], [4], [1, 0, 1, 1]])
+def test_interrupted_extraction_gone_on_with_gives_the_same_bytes(
+    batches: list[int], broken: Sequence[str], tiny_model: Model, pairs: Callable[..., Path]
+) -> None:
+    root = pairs(9)
+    for name in broken:
+        (root / name).write_bytes(b"no picture")
+    _, expected = run(root, forward_of(tiny_model, 4), 2, True, root.parent / "whole.npy")
+    assert expected.pictures == 4 * (9 - len(broken))
+    for count in batches:
+        with pytest.raises(KeyboardInterrupt):
+            run(root, cut_after(tiny_model, count), 2, True, keep=True)
+        assert not (root.parent / "f.npy").exists()
+    _, report = run(root, forward_of(tiny_model, 4), 2, True, keep=True)
+    assert (root.parent / "f.npy").read_bytes() == (root.parent / "whole.npy").read_bytes()
+    assert (report.written, report.skipped) == (9 - len(broken), [Skipped(name, NO_FORMAT) for name in broken])
+    assert names_in(root.parent) == ["f.npy", "pairs", "whole.npy"]
+
+
+def test_what_is_done_is_not_read_again(
+    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(6)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, cut_after(tiny_model, 2), keep=True)
+    read, original = [], read_picture
+
+    def noted(path: Path, *rest: Any) -> NDArray[np.uint8]:
+        read.append(path.name)
+        return original(path, *rest)
+
+    monkeypatch.setattr(reading, "read_picture", noted)
+    capsys.readouterr()
+    _, report = run(root, forward_of(tiny_model, 4), keep=True)
+    assert sorted(read) == ["a4.png", "a4.png", "a5.png", "a5.png"]
+    assert (report.pictures, report.written) == (8, 6)
+    bar = capsys.readouterr().err
+    assert "16/24" in bar
+    assert "24/24" in bar
+
+
+def test_every_layers_file_is_gone_on_with(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+    root, forward = pairs(4), whole_layers(tiny_model, batch=2)
+    expected = [rows.tobytes() for rows in run_layers(root, forward)]
+    targets = [root.parent / f"{number}.npy" for number in range(3)]
+    add = Journal.add
+    added: list[Done] = []
+
+    def power_cut(journal: Journal, done: Done) -> None:
+        if len(added) == 2:
+            raise RuntimeError("power cut")
+        added.append(done)
+        add(journal, done)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "add", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_into(targets, find_images(root), forward, keep=True)
+    report = run_into(targets, find_images(root), forward, keep=True)
+    assert report.pictures == 8
+    assert [np.load(target).tobytes() for target in targets] == expected
+
+
+def test_broken_picture_is_mended_and_the_same_call_goes_on(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+    root = pairs(5)
+    expected, _ = run(root, forward_of(tiny_model, 2))
+    (root.parent / "f.npy").unlink()
+    path = root / "left" / "a3.png"
+    contents = path.read_bytes()
+    path.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"unreadable: left/a3\.png"):
+        run(root, forward_of(tiny_model, 2), keep=True)
+    path.write_bytes(contents)
+    rows, report = run(root, forward_of(tiny_model, 2), keep=True)
+    assert report.pictures == 8
+    assert rows.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_picture_that_changed_meanwhile_is_named_and_read_again_by_the_next_call(
+    skip: bool, tiny_model: Model, pairs: Callable[..., Path], picture: Callable[..., Path]
+) -> None:
+    root = pairs(5)
+    before, _ = run(root, forward_of(tiny_model, 2))
+    (root.parent / "f.npy").unlink()
+    forward = forward_of(tiny_model, 2)
+
+    def change(*_: object) -> None:
+        picture(root / "left" / "a0.png", (50, 60), 77)
+        picture(root / "right" / "a0.png", (50, 60), 78)
+
+    handle = forward.backbone.register_forward_hook(change)
+    with pytest.raises(InputError) as caught:
+        run(root, forward, 2, skip, keep=True)
+    told = "changed or gone since the start: left/a0.png, right/a0.png; the same command reads these again"
+    assert str(caught.value) == f"{root}: {told}"
+    handle.remove()
+    rows, report = run(root, forward, 2, skip, keep=True)
+    assert (report.pictures, report.written) == (4, 5)
+    alone, _ = run(root, forward_of(tiny_model, 2), path=root.parent / "alone.npy")
+    assert rows.tobytes() == alone.tobytes()
+    assert not np.array_equal(rows["left"][0], before["left"][0])
+    assert np.array_equal(rows["left"][1:5], before["left"][1:5])
+
+
+def test_picture_that_vanished_meanwhile_is_named(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+    root = pairs(4)
+    forward = forward_of(tiny_model, 2)
+    forward.backbone.register_forward_hook(lambda *_: (root / "right" / "a0.png").unlink(missing_ok=True))
+    with pytest.raises(InputError, match=r"changed or gone since the start: right/a0\.png; "):
+        run(root, forward, keep=True)
+    assert names_in(root.parent) == ["f.partial.jsonl", "f.partial.npy", "pairs"]
+
+
+def test_items_that_were_left_out_are_not_kept(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+    dataset = find_images(pairs(5))
+    journal = Journal([dataset.root.parent / "f.npy"])
+    assert kept(dataset, journal).all()
+    journal.done += [Done(range(2), [], [1], [], []), Done(range(2, 5), [], [2, 4], [], [])]
+    assert kept(dataset, journal).tolist() == [True, False, False, True, False]
+
+
+def test_batch_without_a_readable_picture_is_done(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+    root = pairs(4)
+    for number in (0, 1, 3):
+        (root / "left" / f"a{number}.png").write_bytes(b"")
+    rows, report = run(root, forward_of(tiny_model, 4), skip=True)
+    assert report.written == 1
+    assert report.skipped == [Skipped(f"left/a{number}.png", "an empty file") for number in (0, 1, 3)]
+    assert rows["left_name"].tolist() == ["a2.png"] * 2
+
+
+def test_what_a_precision_costs_is_known_to_the_next_call(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+    root, forward = pairs(4), cut_after(tiny_model, 1, batch=2)
+    forward.drift = Drift("bf16", 2, 0.5, 0.75)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, forward, keep=True)
+    _, report = run(root, forward_of(tiny_model, 2), keep=True)
+    assert report.drift == Drift("bf16", 2, 0.5, 0.75)

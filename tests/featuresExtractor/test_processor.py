@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from common.errors import InputError
 from featuresExtractor import embeddings
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from featuresExtractor.embeddings import FeaturesWriter, make_rows, open_features, row_type
 from featuresExtractor.pca import load_pca
 from featuresExtractor.processor import (
     Processor,
@@ -132,8 +132,17 @@ def write(path: Path, count: int, width: int, sides: tuple[str, ...]) -> None:
     names = [[f"{number}.{side}" for side in sides] for number in range(count)]
     with FeaturesWriter(path, row, count, views=2) as writer:
         values = [generator.normal(size=(count, len(sides), width)).astype(np.float32) for _ in range(2)]
-        writer.append([make_rows(row, names, value, view) for view, value in enumerate(values)])
+        writer.put(0, [make_rows(row, names, value, view) for view, value in enumerate(values)])
         writer.finish()
+
+
+def reduce_file(source: Path, target: Path, pca_file: Path, components: int, columns: slice = slice(None)) -> PCA:
+    """Reduces a features file into another one."""
+    rows = open_features(source)
+    with FeaturesWriter(target, row_type(rows.sides, components, rows.name_length), rows.count) as writer:
+        pca = reduce_features(rows, columns, writer, pca_file, components, CPU)
+        writer.finish()
+    return pca
 
 
 @pytest.mark.parametrize("sides", [("left", "right"), ("features",)])
@@ -143,7 +152,7 @@ def test_reduction_is_a_pca_fitted_on_all_sides_and_views(
     source, target, pca_file = (tmp_path / name for name in ("f.npy", "f_pca3.npy", "pca3.skops"))
     write(source, 30, 7, sides)
     monkeypatch.setattr(embeddings, "CHUNK_BYTES", 500)
-    pca = reduce_features(source, target, pca_file, 3, CPU)
+    pca = reduce_file(source, target, pca_file, 3)
     before, after = np.load(source), np.load(target)
     stacked = np.concatenate([before[side] for side in sides]).astype(np.float64)
     reference = PCA(3, svd_solver="full").fit(stacked)
@@ -166,7 +175,7 @@ def test_reduction_of_some_columns_is_that_of_a_file_of_those_alone(tmp_path: Pa
         part[name] = whole[name][:, 2:5] if name in ("left", "right") else whole[name]
     np.save(tmp_path / "part.npy", part)
     for source, columns in (("f", slice(2, 5)), ("part", slice(None))):
-        reduce_features(tmp_path / f"{source}.npy", tmp_path / f"{source}_r.npy", tmp_path / "p.skops", 2, CPU, columns)
+        reduce_file(tmp_path / f"{source}.npy", tmp_path / f"{source}_r.npy", tmp_path / "p.skops", 2, columns)
     assert np.array_equal(np.load(tmp_path / "f_r.npy"), np.load(tmp_path / "part_r.npy"))
     assert load_pca(tmp_path / "p.skops").n_features_in_ == 3
 
@@ -176,7 +185,7 @@ def test_chunks_do_not_matter_to_the_reduction(tmp_path: Path, monkeypatch: pyte
     reduced = []
     for chunk_bytes in (1, 1000, 2**26):
         monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
-        reduce_features(tmp_path / "f.npy", tmp_path / "r.npy", tmp_path / "p.skops", 3, CPU)
+        reduce_file(tmp_path / "f.npy", tmp_path / "r.npy", tmp_path / "p.skops", 3)
         reduced.append(np.load(tmp_path / "r.npy")["left"])
     assert np.allclose(reduced[0], reduced[1], atol=1e-6)
     assert np.allclose(reduced[0], reduced[2], atol=1e-6)
@@ -186,7 +195,7 @@ def peak_of_reduction(folder: Path, count: int) -> int:
     """The most bytes that numpy and Python hold at once while a file of `count` pairs is reduced."""
     write(folder / "f.npy", count, 64, ("left", "right"))
     tracemalloc.start()
-    reduce_features(folder / "f.npy", folder / "r.npy", folder / "p.skops", 2, CPU)
+    reduce_file(folder / "f.npy", folder / "r.npy", folder / "p.skops", 2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from common.errors import InputError
+from common.files import write_json
 from featuresExtractor import provenance
 from featuresExtractor.datasets import Dataset, Skipped, find_images
 from featuresExtractor.extractor import Report
@@ -34,8 +35,15 @@ def features(tmp_path: Path, dataset: Dataset) -> Path:
     path = tmp_path / "out" / "features.npy"
     path.parent.mkdir()
     path.write_bytes(b"features")
-    provenance.record(path, provenance.settings(MODEL, WEIGHTS, dataset, 2), "openai", Report(2), dataset, {"seed": 0})
+    chosen = provenance.settings(MODEL, WEIGHTS, dataset, 2)
+    write_json(
+        path.with_suffix(".json"), provenance.facts_of(chosen, "openai", Report(2), dataset, {"seed": 0}, digest(path))
+    )
     return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def facts(path: Path) -> Any:
@@ -79,12 +87,15 @@ def test_settings_tell_the_papers_preprocessing(dataset: Dataset) -> None:
     assert provenance.settings(as_in_the_paper(MODEL), WEIGHTS, dataset, 1)["preprocess"] == "own"
 
 
-def test_record_tells_settings_versions_flags_and_what_was_left_out(tmp_path: Path, dataset: Dataset) -> None:
+def test_facts_tell_settings_versions_flags_and_what_was_left_out(tmp_path: Path, dataset: Dataset) -> None:
     orphaned, broken = Skipped("left/é.png", "no partner"), Skipped("right/b.png", "truncated")
     chosen = provenance.settings(MODEL, WEIGHTS, dataset, 2)
     report = Report(1, [broken])
-    provenance.record(tmp_path / "f.npy", chosen, "openai", report, replace(dataset, skipped=(orphaned,)), {"seed": 3})
+    (dataset.root / "left" / "notes.txt").touch()
+    some = replace(dataset, skipped=(orphaned,))
+    write_json(tmp_path / "f.json", provenance.facts_of(chosen, "openai", report, some, {"seed": 3}, "ab12"))
     told = facts(tmp_path / "f.npy")
+    assert (told["sha256"], told["weights_origin"], told["no_pictures"]) == ("ab12", "openai", ["left/notes.txt"])
     assert told["settings"] == json.loads(json.dumps(chosen))
     assert told["skipped"] == [
         {"name": "left/é.png", "reason": "no partner"},
@@ -96,7 +107,7 @@ def test_record_tells_settings_versions_flags_and_what_was_left_out(tmp_path: Pa
 
 def test_reduced_features_tell_their_source_too(features: Path) -> None:
     reduced = features.with_name("features_pca4.npy")
-    provenance.record_reduced(reduced, features, 4, 0.75, {"overwrite": True})
+    provenance.record_reduced(reduced, features, 4, 0.75, {"overwrite": True}, "cd34")
     told = facts(reduced)
     pca = told.pop("pca")
     assert pca.pop("versions")["torch"] == torch.__version__.split("+")[0]
@@ -110,12 +121,21 @@ def test_reduced_features_tell_their_source_too(features: Path) -> None:
         "source": "features.npy",
         "source_sha256": hashlib.sha256(b"features").hexdigest(),
     }
-    assert told == facts(features)
+    assert told == {**facts(features), "sha256": "cd34"}
+
+
+def test_reduced_features_of_a_source_that_tells_no_digest_tell_that_of_its_file(features: Path) -> None:
+    write_json(
+        features.with_suffix(".json"), {name: fact for name, fact in facts(features).items() if name != "sha256"}
+    )
+    reduced = features.with_name("features_pca4.npy")
+    provenance.record_reduced(reduced, features, 4, 0.75, {}, "cd34")
+    assert facts(reduced)["pca"]["source_sha256"] == digest(features)
 
 
 def test_features_reduced_from_one_layer_tell_which(features: Path) -> None:
     reduced = features.with_name("pca4_layer3.npy")
-    provenance.record_reduced(reduced, features, 4, 0.5, {}, "layer3")
+    provenance.record_reduced(reduced, features, 4, 0.5, {}, "cd34", "layer3")
     assert facts(reduced)["pca"]["layer"] == "layer3"
 
 
@@ -163,7 +183,7 @@ def test_what_the_numbers_do_not_depend_on_makes_no_other_features(
 def test_every_other_setting_is_named(features: Path, dataset: Dataset) -> None:
     other = replace(MODEL, layers={"layer1": 320}, preprocessing=replace(MODEL.preprocessing, crop=224))
     dataset.items[0][0].write_bytes(b"changed")
-    chosen = provenance.settings(other, replace(WEIGHTS, sha256="cd34"), dataset, 1)
+    chosen = provenance.settings(other, replace(WEIGHTS, sha256="cd34"), find_images(dataset.root), 1)
     with pytest.raises(InputError) as caught:
         provenance.same_features(features, chosen)
     assert str(caught.value) == (
@@ -179,3 +199,70 @@ def test_file_of_unknown_origin_is_refused(content: str | None, features: Path, 
         features.with_suffix(".json").write_text(content)
     with pytest.raises(InputError, match=r"features\.npy: already there, and no \.json beside it says how it was made"):
         provenance.same_features(features, provenance.settings(MODEL, WEIGHTS, dataset, 2))
+
+
+def test_file_that_was_changed_since_is_not_used_again(features: Path, dataset: Dataset) -> None:
+    chosen = provenance.settings(MODEL, WEIGHTS, dataset, 2)
+    told = digest(features)[:8]
+    features.write_bytes(b"Features")
+    with pytest.raises(InputError) as caught:
+        provenance.same_features(features, chosen)
+    assert str(caught.value) == (
+        f"{features}: was changed or damaged since it was written (its SHA-256 begins with {digest(features)[:8]}, and "
+        f"its .json says {told}); get it again, or extract it again with --overwrite"
+    )
+
+
+def test_file_of_which_no_digest_is_told_is_used_again(features: Path, dataset: Dataset) -> None:
+    """As those of before."""
+    write_json(
+        features.with_suffix(".json"), {name: fact for name, fact in facts(features).items() if name != "sha256"}
+    )
+    features.write_bytes(b"Features")
+    assert provenance.same_features(features, provenance.settings(MODEL, WEIGHTS, dataset, 2))
+
+
+@pytest.fixture
+def reduced(features: Path) -> Path:
+    """Reduced features with their `.json`."""
+    path = features.with_name("features_pca4.npy")
+    path.write_bytes(b"reduced")
+    provenance.record_reduced(path, features, 4, 0.75, {}, digest(path))
+    return path
+
+
+def test_reduced_features_are_made_from_their_source_alone(reduced: Path, features: Path) -> None:
+    assert provenance.is_made_from(reduced, features)
+    write_json(features.with_suffix(".json"), {**facts(features), "sha256": "another"})
+    assert not provenance.is_made_from(reduced, features)
+
+
+def test_source_that_tells_no_digest_is_looked_at(reduced: Path, features: Path) -> None:
+    write_json(
+        features.with_suffix(".json"), {name: fact for name, fact in facts(features).items() if name != "sha256"}
+    )
+    assert provenance.is_made_from(reduced, features)
+    features.write_bytes(b"Features")
+    assert not provenance.is_made_from(reduced, features)
+
+
+def test_reduced_features_that_were_changed_or_are_gone_are_not_made_from_it(reduced: Path, features: Path) -> None:
+    reduced.write_bytes(b"Reduced")
+    assert not provenance.is_made_from(reduced, features)
+    reduced.unlink()
+    assert not provenance.is_made_from(reduced, features)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", '{"sha256"', '{"sha256": 5, "pca": 5}', '{"sha256": "ab", "pca": {}}', "{}", "\0", None]
+)
+@pytest.mark.parametrize("of", ["reduced", "source"])
+def test_record_that_tells_nothing_makes_no_reduced_features(
+    of: str, content: str | None, reduced: Path, features: Path
+) -> None:
+    record = (reduced if of == "reduced" else features).with_suffix(".json")
+    record.unlink()
+    if content is not None:
+        record.write_text(content)
+    told = content is not None and of == "source" and content in ("{}",)  # as those of before, without a digest
+    assert provenance.is_made_from(reduced, features) == told

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,16 @@ from torch import Tensor, nn
 from torchvision import transforms as tv
 
 from common.errors import InputError
+from common.files import sha256
+from common.lock import held
 from featuresExtractor.datasets import find_images
 from featuresExtractor.embeddings import FeaturesWriter
+from featuresExtractor.job import Job
+from featuresExtractor.journal import Journal
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
 from featuresExtractor.processor import parse_processor
-from featuresExtractor.stages import Job, reduce, run_all, run_job
+from featuresExtractor.stages import reduce, run_all, run_job
 from featuresExtractor.weights import Weights, load_backbone, random_network
 
 CPU = torch.device("cpu")
@@ -156,6 +162,8 @@ def test_saved_layers_tell_how_they_were_made(
     assert f"{out / 'tiny' / 'save_layer1.npy'}: 2 pairs, 32 x 8 x 8 numbers a picture" in lines
     assert f"{out / 'tiny' / 'save_layer4.npy'}: 2 pairs, 96 x 1 x 1 numbers a picture" in lines
     told = [facts(out / "tiny" / f"save_{layer}.json") for layer in LAYERS]
+    for facts_, layer in zip(told, LAYERS, strict=True):
+        assert facts_.pop("sha256") == sha256(out / "tiny" / f"save_{layer}.npy")
     assert told[0] == told[1] == told[2]
     assert told[0]["settings"]["pooling"] == "none: each layer as it is"
     assert told[0]["settings"]["layers"] == {"layer1": 32, "layer3": 192, "layer4": 96}
@@ -180,10 +188,45 @@ def test_left_out_pictures_leave_no_gap_in_any_layers_file(
         assert [item["name"] for item in facts(out / "tiny" / f"save_{layer}.json")["skipped"]] == broken
 
 
-def test_broken_picture_leaves_no_file_of_any_layer_behind(job: MakeJob, pairs: Callable[..., Path], out: Path) -> None:
+def spoil(path: Path) -> None:
+    """Breaks a picture's pixels and leaves its header and its end."""
+    contents = path.read_bytes()
+    middle = slice(len(contents) // 3, 2 * len(contents) // 3)
+    path.write_bytes(contents[: middle.start] + bytes(middle.stop - middle.start) + contents[middle.stop :])
+
+
+@pytest.mark.usefixtures("no_backbone")
+def test_every_picture_that_cannot_be_read_is_named_before_the_backbone_is_loaded(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = pairs(3)
     (root / "left" / "a2.png").write_bytes(b"")
+    (root / "right" / "a0.png").write_bytes(b"no picture")
+    told = (
+        "2 of the pictures cannot be read (named above); mend or remove them, or --on-error skip leaves such pairs out"
+    )
+    assert refusal(job(root, batch=1)) == f"{root}: {told}"
+    named = ["right/a0.png: not a picture in a format that is known here", "left/a2.png: an empty file"]
+    assert capsys.readouterr().err.splitlines()[-2:] == named
+    assert not (out / "tiny").exists()
+
+
+def test_picture_that_breaks_later_leaves_no_file_of_any_layer_but_what_is_done(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(3)
+    spoil(root / "left" / "a2.png")
     assert refusal(job(root, batch=1)).startswith("unreadable: left/a2.png")
+    unfinished = ["save_layer1.partial.jsonl", *(f"save_{layer}.partial.npy" for layer in LAYERS)]
+    assert sorted(files_of(out / "tiny")) == unfinished
+    told = "note: 2 of 3 pairs are done and kept: the same command goes on from there"
+    assert told in capsys.readouterr().err.splitlines()
+
+
+def test_first_picture_that_breaks_later_leaves_nothing(job: MakeJob, pairs: Callable[..., Path], out: Path) -> None:
+    root = pairs(2)
+    spoil(root / "left" / "a0.png")
+    assert refusal(job(root, batch=4)).startswith("unreadable: left/a0.png")
     assert not (out / "tiny").exists()
 
 
@@ -195,7 +238,8 @@ def test_saved_layers_are_not_replaced_unasked(
     before = files_of(out / "tiny")
     request.getfixturevalue("no_backbone")
     path = out / "tiny" / "save_layer1.npy"
-    assert refusal(job(root)) == f"{path}: already there, made in the same way; --overwrite makes it again"
+    run_job(job(root))  # what is there is what is asked for
+    assert files_of(out / "tiny") == before
     assert refusal(job(root, seed=9)) == f"{path}: already there, made with other weights; --overwrite replaces it"
     assert files_of(out / "tiny") == before
 
@@ -284,7 +328,7 @@ def test_more_components_than_a_layer_has_are_refused_with_its_name(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("gone", [("npy", "json", "skops"), ("json",)])
+@pytest.mark.parametrize("gone", [("npy", "json", "skops"), ("npy",)])
 def test_interrupted_second_stage_goes_on_with_the_layer_that_is_missing(
     gone: tuple[str, ...], job: MakeJob, pairs: Callable[..., Path], out: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -300,7 +344,40 @@ def test_interrupted_second_stage_goes_on_with_the_layer_that_is_missing(
         f"pca3_layer3.{kind}" for kind in ("npy", "json", "skops")
     }
     assert after["pca3_layer3.npy"][1] == before["pca3_layer3.npy"][1]
-    assert refusal(job(root, "pca 3")).endswith("pca3_layer1.npy: already there; --overwrite replaces it")
+    run_job(job(root, "pca 3"))
+    assert files_of(out / "tiny") == after
+
+
+def test_reduced_features_of_which_nothing_tells_are_not_replaced_unasked(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(3)
+    run_job(job(root, "pca 3"))
+    path = out / "tiny" / "pca3_layer3.npy"
+    path.with_suffix(".json").unlink()
+    before = files_of(out / "tiny")
+    told = "already there, and no .json beside it says how it was made; --overwrite replaces it"
+    assert refusal(job(root, "pca 3")) == f"{path}: {told}"
+    assert files_of(out / "tiny") == before
+    run_job(job(root, "pca 3", overwrite=True))
+    assert path.with_suffix(".json").exists()
+
+
+def test_reduced_features_that_were_changed_are_made_again(job: MakeJob, pairs: Callable[..., Path], out: Path) -> None:
+    root = pairs(3)
+    run_job(job(root, "pca 3"))
+    before = files_of(out / "tiny")
+    contents = bytearray((path := out / "tiny" / "pca3_layer3.npy").read_bytes())
+    contents[-9] ^= 1
+    path.write_bytes(contents)
+    run_job(job(root, "pca 3"))
+    after = files_of(out / "tiny")
+    assert {name: content for name, (_, content) in after.items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+    assert {name for name in before if after[name][0] != before[name][0]} == {
+        f"pca3_layer3.{kind}" for kind in ("npy", "json", "skops")
+    }
 
 
 def test_power_cut_between_two_layers_costs_no_second_extraction(
@@ -406,7 +483,7 @@ def test_failing_model_does_not_stop_the_others(
     root = pairs(2)
     model, weights, reason = failing(tiny_model, kind)
     bad, good = job(root, "adapt", model, weights=weights), job(root, "adapt", other)
-    assert run_all([bad, good] if first else [good, bad]) == {"tiny": reason}
+    assert run_all([bad, good] if first else [good, bad]) == ({"tiny": reason}, 0)
     shown = capsys.readouterr()
     assert f"tiny failed: {reason}" in shown.err.splitlines()
     assert ("Traceback" in shown.err) == (kind == "fault of the program")
@@ -424,7 +501,7 @@ def test_model_too_large_for_the_memory_does_not_stop_the_others(
     monkeypatch.setattr("featuresExtractor.weights.available_memory", lambda: next(free))
     root = pairs(2)
     told = "its weights need 0.0 GiB of memory while they are loaded, 0.0 GiB are free"
-    assert run_all([job(root, "adapt"), job(root, "adapt", other)]) == {"tiny": told}
+    assert run_all([job(root, "adapt"), job(root, "adapt", other)]) == ({"tiny": told}, 0)
     assert (out / "timm-other" / "features.npy").exists()
 
 
@@ -446,13 +523,13 @@ def test_what_is_there_is_kept_and_only_the_missing_made(
         return load_backbone(model, weights)
 
     monkeypatch.setattr("featuresExtractor.stages.load_backbone", noted)
-    assert run_all([job(root, words, keep=True)]) == {}
+    assert run_all([job(root, words)]) == ({}, 0)
     before = files_of(out / "tiny")
     for _ in range(2):
-        assert run_all([job(root, words, model, keep=True) for model in (tiny_model, other)]) == {}
+        assert run_all([job(root, words, model) for model in (tiny_model, other)]) == ({}, 0)
         assert files_of(out / "tiny") == before
     assert loaded == ["tiny", "timm/other"]
-    assert run_all([job(root, words, keep=True, overwrite=True)]) == {}
+    assert run_all([job(root, words, overwrite=True)]) == ({}, 0)
     # features are made again when they are themselves asked for; kept for a PCA
     assert loaded[2:] == ([] if "pca" in words else ["tiny"])
     assert files_of(out / "tiny") != before
@@ -466,16 +543,16 @@ def test_full_disk_is_told_without_a_traceback_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    append, full = FeaturesWriter.append, OSError(errno.ENOSPC, "No space left on device")
+    put, full = FeaturesWriter.put, OSError(errno.ENOSPC, "No space left on device")
 
-    def write(writer: FeaturesWriter, blocks: Sequence[NDArray[Any]]) -> None:
+    def write(writer: FeaturesWriter, first: int, blocks: Sequence[NDArray[Any]]) -> int:
         if writer.path.name == "save_layer3.npy":
             raise full
-        append(writer, blocks)
+        return put(writer, first, blocks)
 
-    monkeypatch.setattr(FeaturesWriter, "append", write)
+    monkeypatch.setattr(FeaturesWriter, "put", write)
     root = pairs(2)
-    assert run_all([job(root), job(root, model=other)]) == {"tiny": "[Errno 28] No space left on device"}
+    assert run_all([job(root), job(root, model=other)]) == ({"tiny": "[Errno 28] No space left on device"}, 0)
     assert "Traceback" not in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["timm-other"]
 
@@ -484,10 +561,13 @@ def test_folder_with_something_in_it_stays_when_a_job_fails(
     job: MakeJob, pairs: Callable[..., Path], out: Path
 ) -> None:
     root = pairs(2)
-    (root / "left" / "a1.png").write_bytes(b"")
     (out / "tiny").mkdir(parents=True)
     (out / "tiny" / "notes.txt").touch()
+    spoil(root / "left" / "a1.png")
     assert refusal(job(root)).startswith("unreadable: left/a1.png")
+    assert list(files_of(out / "tiny")) == ["notes.txt"]
+    (root / "left" / "a1.png").write_bytes(b"")
+    assert "1 of the pictures cannot be read" in refusal(job(root))
     assert list(files_of(out / "tiny")) == ["notes.txt"]
 
 
@@ -497,7 +577,7 @@ def test_features_made_in_another_way_are_a_failure_of_their_model_alone(
     root = pairs(2)
     run_job(job(root, "adapt", seed=9))
     before = files_of(out / "tiny")
-    failed = run_all([job(root, "adapt", keep=True), job(root, "adapt", other, keep=True)])
+    failed, _ = run_all([job(root, "adapt"), job(root, "adapt", other)])
     path = out / "tiny" / "features.npy"
     assert failed == {"tiny": f"{path}: already there, made with other weights; --overwrite replaces it"}
     assert files_of(out / "tiny") == before
@@ -516,3 +596,177 @@ def test_interruption_by_the_user_ends_all_jobs(
         run_all([job(root, "adapt"), job(root, "adapt", other)])
     assert not (out / "tiny").exists()
     assert not (out / "timm-other").exists()
+
+
+# --- cut short and gone on with ---
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, (_, content) in files_of(folder).items()}
+
+
+def arrays_of(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents_of(folder).items() if not name.endswith(".json")}
+
+
+@contextmanager
+def power_cut(name: str, after: int) -> Iterator[None]:
+    """Ends the program at the journal's method `name`, when it was called so often."""
+    original, calls = getattr(Journal, name), 0
+
+    def cut(*words: Any) -> None:
+        nonlocal calls
+        if calls == after:
+            raise KeyboardInterrupt
+        calls += 1
+        original(*words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, name, cut)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+@pytest.mark.parametrize("words", ["save", "adapt", "pca 2"])
+@pytest.mark.parametrize("after", [1, 3])
+def test_job_that_was_cut_short_goes_on_and_gives_the_same_files(
+    after: int, words: str, job: MakeJob, pairs: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(4)
+    run_job(job(root, words, batch=2, folder=out / "whole"))
+    with power_cut("add", after):
+        run_job(job(root, words, batch=2))
+    assert not list((out / "tiny").glob("*.json"))
+    capsys.readouterr()
+    assert run_job(job(root, words, batch=2)) == 0
+    assert f"going on: {after} of 4 pairs are done" in capsys.readouterr().out.splitlines()
+    assert contents_of(out / "tiny") == contents_of(out / "whole")
+
+
+@pytest.mark.parametrize("words", ["save", "adapt", "adapt-pca 2"])
+@pytest.mark.parametrize("more", [{}, {"overwrite": True}, {"skip": True}])
+def test_whole_files_that_want_their_names_alone_get_them_without_the_backbone(
+    more: dict[str, Any],
+    words: str,
+    job: MakeJob,
+    pairs: Callable[..., Path],
+    out: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    root = pairs(3)
+    if more == {"skip": True}:
+        (root / "right" / "a1.png").write_bytes(b"")
+    run_job(job(root, words, folder=out / "whole", **more))
+    with power_cut("give_names", 0):
+        run_job(job(root, words, **more))
+    assert not list((out / "tiny").glob("*.json"))
+    request.getfixturevalue("no_backbone")
+    assert run_job(job(root, words, **more)) == len(more.get("skip", False) * ["right/a1.png"])
+    assert contents_of(out / "tiny") == contents_of(out / "whole")
+
+
+@pytest.mark.parametrize("layers", [{"layer1": 32}, {"layer1": 32, "layer2": 48, "layer4": 96}])
+def test_whole_files_of_other_layers_do_not_get_the_names_of_these(
+    layers: dict[str, int], job: MakeJob, pairs: Callable[..., Path], tiny_model: Model, out: Path
+) -> None:
+    root = pairs(2)
+    with power_cut("give_names", 0):
+        run_job(job(root))
+    with contextlib.suppress(InputError):
+        run_job(job(root, model=replace(tiny_model, layers=layers)))
+    for path in (out / "tiny").glob("*.json"):
+        assert facts(path)["sha256"] == sha256(path.with_suffix(".npy"))
+
+
+def test_work_begun_with_other_settings_is_refused_and_dropped_when_asked_for(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(3)
+    with power_cut("add", 1):
+        run_job(job(root, "adapt", batch=2))
+    before = contents_of(out / "tiny")
+    path = out / "tiny" / "features.partial.jsonl"
+    assert refusal(job(root, "adapt", batch=2, seed=9, views=1)) == (
+        f"{path}: unfinished work is here, with other weights, views; "
+        "go on with what it was begun with, or --overwrite begins anew"
+    )
+    assert contents_of(out / "tiny") == before
+    run_job(job(root, "adapt", batch=2, seed=9, views=1, overwrite=True))
+    run_job(job(root, "adapt", batch=2, seed=9, views=1, folder=out / "whole"))
+    assert arrays_of(out / "tiny") == arrays_of(out / "whole")
+
+
+def test_other_pictures_than_the_work_was_begun_with_are_refused(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(3)
+    with power_cut("add", 1):
+        run_job(job(root, "adapt", batch=2))
+    pairs(4)
+    assert "features.partial.jsonl: unfinished work is here, with other dataset; " in refusal(job(root, "adapt"))
+
+
+def test_picture_that_changed_while_the_work_was_cut_short_is_read_again(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(4)
+    with power_cut("add", 3):
+        run_job(job(root, "adapt", batch=2))
+    (root / "left" / "a1.png").write_bytes((root / "left" / "a0.png").read_bytes())
+    run_job(job(root, "adapt", batch=2))
+    assert "going on: 2 of 4 pairs are done" in capsys.readouterr().out.splitlines()
+    run_job(job(root, "adapt", batch=2, folder=out / "whole"))
+    assert contents_of(out / "tiny") == contents_of(out / "whole")
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 4])
+def test_cut_short_replacement_leaves_what_was_there(
+    after: int, job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(4)
+    run_job(job(root, "adapt", batch=2))
+    before = files_of(out / "tiny")
+    with power_cut("add" if after < 4 else "seal", after % 4):
+        run_job(job(root, "adapt", batch=2, seed=9, overwrite=True))
+    after_cut = files_of(out / "tiny")
+    assert {name: after_cut[name] for name in before} == before
+
+
+def test_how_much_was_left_out_is_returned(
+    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pairs(5)
+    (root / "left" / "a4.png").unlink()
+    (root / "left" / "a0.png").write_bytes(b"")
+    spoil(root / "right" / "a2.png")
+    for _ in range(2):  # the second time it is there
+        assert run_job(job(root, "adapt", skip=True)) == 3
+        path = out / "tiny" / "features.json"
+        assert f"warning: 3 left out; {path} tells which and why" in capsys.readouterr().err.splitlines()
+    assert run_all([job(root, "adapt", skip=True), job(root, "adapt", other, skip=True)]) == ({}, 6)
+    names = [item["name"] for item in facts(path)["skipped"]]
+    assert names == ["right/a4.png", "left/a0.png", "right/a2.png"]
+    assert np.load(out / "tiny" / "features.npy")["left_name"].tolist() == ["a1.png", "a3.png"] * 2
+
+
+@pytest.mark.parametrize("words", ["adapt", "adapt-pca 2"])
+def test_features_that_were_changed_are_not_used_again(
+    words: str, job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(3)
+    run_job(job(root, words))
+    expected = arrays_of(out / "tiny")
+    contents = bytearray((path := out / "tiny" / "features.npy").read_bytes())
+    contents[-9] ^= 1
+    path.write_bytes(contents)
+    assert refusal(job(root, words)).startswith(f"{path}: was changed or damaged since it was written (its SHA-256")
+    run_job(job(root, words, overwrite=True))
+    assert arrays_of(out / "tiny") == expected
+
+
+def test_nothing_else_may_write_where_a_job_does(job: MakeJob, pairs: Callable[..., Path], out: Path) -> None:
+    root = pairs(2)
+    with held(out / "tiny"):
+        assert "another process is writing here" in refusal(job(root, "adapt"))
+    run_job(job(root, "adapt"))
+    assert sorted(files_of(out / "tiny")) == ["features.json", "features.npy"]

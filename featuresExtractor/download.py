@@ -1,0 +1,62 @@
+"""A file from a URL, whole or not at all, and what its source says of its contents."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import urllib.request
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import written_whole
+from common.progress import progress
+
+HASH = re.compile(r"-([0-9a-f]{8,64})\.(?:pth?|safetensors)$")  # torch's custom: the start of its SHA-256
+BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache calls a file by its SHA-256
+CHUNK = 2**20
+
+
+class Damaged(Exception):
+    """What was fetched is not what the source has."""
+
+
+def download(url: str, path: Path) -> None:
+    """Fetches `url` to `path`. Raises what the transport raises, or `Damaged` for a file that was cut short or that is
+    not the one whose hash its name holds."""
+    digest, count = hashlib.sha256(), 0
+    with urllib.request.urlopen(url) as source, written_whole(path) as partial, partial.open("xb") as file:
+        length = int(source.headers.get("Content-Length") or 0)
+        with progress(length, "fetch", "bytes") as bar:
+            while chunk := source.read(CHUNK):
+                file.write(chunk)
+                digest.update(chunk)
+                count += len(chunk)
+                bar.update(len(chunk))
+        if length and count != length:
+            raise Damaged(f"it ended after {count:,} of {length:,} bytes")
+        if (told := named_hash(Path(url))) and not digest.hexdigest().startswith(told):
+            raise Damaged(f"its SHA-256 begins with {digest.hexdigest()[: len(told)]}, not {told}")
+
+
+def named_hash(path: Path) -> str | None:
+    """The SHA-256, or its start, that a file's source publishes with it: in the file's name, or in the name under which
+    the hub's cache keeps it. None where there is none."""
+    if found := HASH.search(path.name):
+        return found[1]
+    blob = path.resolve().name if path.is_symlink() else ""
+    return blob if BLOB.fullmatch(blob) else None
+
+
+def check_fetched(path: Path, sha256: str) -> None:
+    """InputError for a fetched file that is no longer what its source published."""
+    told = named_hash(path)
+    if told and not sha256.startswith(told):
+        raise InputError(
+            f"{path}: damaged: its SHA-256 begins with {sha256[:8]}, its source says {told[:8]}; remove it, and it is "
+            "fetched again"
+        )
+
+
+def revision(path: Path) -> str:
+    """`@` and the commit of a file in the hub's cache; nothing for another file."""
+    return f"@{path.parent.name}" if path.parent.parent.name == "snapshots" else ""

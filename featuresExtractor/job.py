@@ -1,0 +1,59 @@
+"""What is to be extracted: one model's features of one dataset, into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from featuresExtractor.datasets import Dataset
+from featuresExtractor.models import Model
+from featuresExtractor.processor import Processor, Reduction
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model's features of one dataset.
+
+    `folder` receives the files; `weights` and `seed` are those of `find_weights`; `batch` bounds the pictures at
+    a time; with `links` pictures may lie outside of the dataset's folder; `flags` is what the user said, for the
+    record.
+    """
+
+    model: Model
+    processor: Processor
+    dataset: Dataset
+    folder: Path
+    device: torch.device
+    views: int = 2
+    batch: int = 64
+    workers: int = 1
+    weights: str | None = None
+    seed: int = 0
+    skip: bool = False
+    overwrite: bool = False
+    links: bool = False
+    flags: Mapping[str, object] = field(default_factory=dict)
+    precision: str = "fp32"
+    compiled: bool = False
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of an item: its sides times its views."""
+        return len(self.dataset.sides) * self.views
+
+    @property
+    def outputs(self) -> list[Path]:
+        """The files that the backbone's outputs go to."""
+        return [self.file(stem) for stem in self.processor.outputs(list(self.model.layers))]
+
+    @property
+    def reductions(self) -> list[Reduction]:
+        """The PCAs that follow."""
+        return self.processor.reductions(self.model.layers)
+
+    def file(self, stem: str) -> Path:
+        """The features file of that stem."""
+        return self.folder / f"{stem}.npy"

@@ -1,0 +1,232 @@
+"""What an unfinished extraction has done, so that it can go on: lines of JSON beside the unfinished files.
+
+The first line says what is extracted and how; then there is a line for each batch that was written, with checksums of
+its rows and the state of its pictures when they were read; the last one says that all files are whole and only want
+their names. A line stands there when what it tells of was written; one that was cut short is as good as none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from common.errors import InputError, printable
+from common.files import NO_LINK, differences, sync_folder, write_json
+from common.progress import progress
+from featuresExtractor.datasets import Dataset, Skipped, State, state_of
+from featuresExtractor.embeddings import FeaturesWriter, unfinished_names
+from featuresExtractor.forward import Drift
+
+
+@dataclass(frozen=True)
+class Done:
+    """A batch that was written: its items, the state of their pictures at the start, the items left out, why, and a
+    checksum of its rows in each file."""
+
+    items: range
+    states: list[State]
+    left_out: list[int]
+    faults: list[Skipped]
+    sums: list[int]
+
+    def line(self) -> dict[str, Any]:
+        """As JSON has it."""
+        faults = [[fault.name, fault.reason] for fault in self.faults]
+        items = [self.items.start, self.items.stop]
+        return {"items": items, "states": self.states, "left_out": self.left_out, "faults": faults, "sums": self.sums}
+
+    def first(self) -> int:
+        """The first item, to sort by."""
+        return self.items.start
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Done:
+        """From what `line` gave; an exception for what it cannot have given."""
+        (start, stop), states = map(_count, line["items"]), [State(*map(int, state)) for state in line["states"]]
+        left_out, faults = [*map(_count, line["left_out"])], [Skipped(*map(str, fault)) for fault in line["faults"]]
+        if not all(start <= index < stop for index in left_out):
+            raise ValueError("left out what is not in the batch")
+        return cls(range(start, stop), states, left_out, faults, [*map(int, line["sums"])])
+
+
+def _count(value: Any) -> int:
+    """A number of items."""
+    if not isinstance(value, int) or not 0 <= value < 2**40:
+        raise ValueError(f"{value} counts nothing")
+    return value
+
+
+class Journal:
+    """The journal of the files `outputs`, read if there is one; `begin` opens it for more."""
+
+    def __init__(self, outputs: Sequence[Path]) -> None:
+        self.outputs, self.folder = outputs, outputs[0].parent
+        self.path = outputs[0].with_name(f"{outputs[0].stem}.partial.jsonl")
+        self.file: IO[bytes] | None = None
+        self._forget()
+        try:
+            self._read()
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+            return  # what was read before it holds; each batch has its checksums
+
+    def _forget(self) -> None:
+        self.files = [path.name for path in self.outputs]
+        self.begun: dict[str, Any] | None = None
+        self.done: list[Done] = []
+        self.drift: Drift | None = None
+        self.sealed: list[dict[str, Any]] | None = None
+        self.length = 0  # bytes of whole lines
+
+    def _read(self) -> None:
+        with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | NO_LINK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._take(json.loads(line))
+                self.length += len(line)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if self.begun is None:
+            self.begun, self.files = dict(line["begun"]), [_own(name) for name in line["files"]]
+        elif "drift" in line:
+            told = line["drift"]
+            self.drift = Drift(
+                str(told["precision"]), int(told["pictures"]), float(told["lowest"]), float(told["mean"])
+            )
+        elif "sealed" in line:
+            sealed = [{"file": _own(one["file"]), "facts": dict(one["facts"])} for one in line["sealed"]]
+            for name, one in zip(self.files, sealed, strict=True):
+                if one["file"] not in [path.name for path in unfinished_names(self.folder / name)]:
+                    raise ValueError("sealed what is not unfinished")
+            self.sealed = sealed
+        else:
+            self.done.append(Done.of(line))
+
+    def check(self, begun: Mapping[str, Any], overwrite: bool) -> None:
+        """Drops unfinished work that was not begun as is asked for: with `overwrite`, else that is an InputError which
+        says what differs."""
+        if self.begun is None or not (differing := differences(self.begun, begun)):
+            return
+        if not overwrite:
+            told = f"{printable(str(self.path))}: unfinished work is here, with other {', '.join(differing)}"
+            raise InputError(f"{told}; go on with what it was begun with, or --overwrite begins anew")
+        self.remove()
+
+    def begin(self, begun: Mapping[str, Any]) -> None:
+        """Opens the journal: to go on, or at its beginning where there was none."""
+        if fresh := self.begun is None:
+            self.path.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK
+        self.file = os.fdopen(os.open(self.path, flags, 0o644), "ab", buffering=0)
+        self.file.truncate(self.length)
+        if fresh:
+            self._add({"begun": begun, "files": self.files})
+            sync_folder(self.folder)
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        assert self.file is not None
+        left = json.dumps(line).encode() + b"\n"
+        while left:  # where the disk is full, the first write is a short one and the next one an error
+            left = left[self.file.write(left) :]
+
+    def add(self, done: Done) -> None:
+        """Notes a batch whose rows were written."""
+        self._add(done.line())
+        self.done.append(done)
+
+    def add_drift(self, drift: Drift) -> None:
+        """Notes what a precision costs."""
+        self._add({"drift": asdict(drift)})
+        self.drift = drift
+
+    def seal(self, sealed: list[dict[str, Any]]) -> None:
+        """Notes that all files are whole: of each the name that it has yet, and what its `.json` is to say."""
+        assert self.file is not None
+        self._add({"sealed": sealed})
+        os.fsync(self.file.fileno())
+        self.sealed = sealed
+
+    def give_names(self) -> None:
+        """Gives the sealed files their names, each after its `.json`, and ends the journal. May be done again."""
+        for name, one in zip(self.files, self.sealed or [], strict=True):
+            path, unnamed = self.folder / name, self.folder / one["file"]
+            write_json(path.with_suffix(".json"), one["facts"])
+            if unnamed.exists():
+                unnamed.replace(path)
+            sync_folder(self.folder)
+        self.remove()
+
+    @property
+    def items(self) -> int:
+        """How many items are done."""
+        return sum(len(done.items) for done in self.done)
+
+    def close(self) -> None:
+        """Ends writing. Without a batch there is nothing to go on from, and nothing stays."""
+        if self.file is not None:
+            self.file.close()
+        if not self.done:
+            self.remove()
+
+    def remove(self) -> None:
+        """Removes the journal and the unfinished files."""
+        for name in (*self.files, *(path.name for path in self.outputs)):
+            for unfinished in unfinished_names(self.folder / name):
+                unfinished.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+        self._forget()
+
+    def verify(self, dataset: Dataset, writers: Sequence[FeaturesWriter]) -> None:
+        """Keeps the batches whose rows are as they were written and whose pictures are as they were read; the others,
+        which a power cut or a change of pictures leaves, are done again."""
+        good: list[Done] = []
+        with progress(self.items, "check", dataset.kind) as bar:
+            for done in sorted(self.done, key=Done.first):
+                start = good[-1].items.stop if good else 0
+                if _fits(done, start, dataset) and done.sums == [writer.checksum(done.items) for writer in writers]:
+                    good.append(done)
+                bar.update(len(done.items))
+        self.done = good
+
+
+def _own(name: Any) -> str:
+    """The name of a file in the journal's own folder."""
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(".npy"):
+        raise ValueError(f"{name!r} is none of the files")
+    return name
+
+
+def left_to_do(count: int, size: int, done: Sequence[range]) -> list[range]:
+    """The parts, of `size` items at most, of all `count` items that are not `done`; the same ones as without an
+    interruption, so that each batch holds the same pictures."""
+    parts, start = [], 0
+    for part in (*sorted(done, key=lambda items: items.start), range(count, count)):
+        parts += [range(first, min(first + size, part.start)) for first in range(start, part.start, size)]
+        start = part.stop
+    return parts
+
+
+def _fits(done: Done, start: int, dataset: Dataset) -> bool:
+    """Whether a batch is of this dataset, not before `start`, where the batch before it ends, and of unchanged
+    pictures. (One that was left out may be good now.)"""
+    inside = start <= done.items.start < done.items.stop <= len(dataset) and done.items.step == 1
+    return inside and len(done.states) == len(done.items) * len(dataset.sides) and not changed(dataset, done)
+
+
+def changed(dataset: Dataset, done: Done) -> list[tuple[int, str]]:
+    """The pictures of a batch that are not as they were at the start: the index of their item, and their name."""
+    pictures = [(index, path) for index in done.items for path in dataset.items[index]]
+    return [
+        (index, dataset.name(path))
+        for (index, path), state in zip(pictures, done.states, strict=True)
+        if state_of(path) != state
+    ]

@@ -1,0 +1,128 @@
+"""Pictures of a dataset, checked by their headers and read ahead by threads.
+
+Threads, not processes: Pillow decodes and resizes without holding the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, compress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.progress import progress
+from featuresExtractor.datasets import Dataset, Skipped
+from featuresExtractor.pictures import check_picture, read_picture, reason_of
+from featuresExtractor.transforms import Preprocessing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+CHECKED = 64  # pictures that a thread checks at a time
+OUTSIDE = "a link to a place outside of the dataset; --follow-links reads it"
+
+
+def check_pictures(dataset: Dataset, preprocessing: Preprocessing, workers: int, links: bool = False) -> list[Skipped]:
+    """Every picture that cannot be read, as far as its header tells, and why. With `links` those may lead anywhere."""
+    paths = [path for item in dataset.items for path in item]
+    root = dataset.root.resolve()
+    strange = {folder for folder in {path.parent for path in paths} if not folder.resolve().is_relative_to(root)}
+
+    def fault(path: Path) -> str | None:
+        try:
+            leads_out = path.parent in strange or (path.is_symlink() and not path.resolve().is_relative_to(root))
+            if leads_out and not links:
+                return OUTSIDE
+            check_picture(path, preprocessing)
+        except Exception as error:  # decoders raise whatever a broken file leads them to
+            return reason_of(error, path)
+        return None
+
+    parts = [paths[first : first + CHECKED] for first in range(0, len(paths), CHECKED)]
+    faults = []
+    with ThreadPoolExecutor(workers) as pool, progress(len(paths), "check", "images") as bar:
+        for part, found in zip(parts, pool.map(lambda some: [fault(path) for path in some], parts), strict=True):
+            faults += [Skipped(dataset.name(path), why) for path, why in zip(part, found, strict=True) if why]
+            bar.update(len(part))
+    return faults
+
+
+def without(dataset: Dataset, faults: Sequence[Skipped]) -> Dataset:
+    """The dataset without the items that a fault is of, which go to `skipped`."""
+    bad = {fault.name for fault in faults}
+    good = [not any(dataset.name(path) in bad for path in item) for item in dataset.items]
+    found = replace(dataset, items=list(compress(dataset.items, good)), skipped=(*dataset.skipped, *faults))
+    found.__dict__["states"] = list(
+        compress(dataset.states, good)
+    )  # those at the start, as a cached_property keeps them
+    return found
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive items: their indices (`items`) and those that could be read (`indices`), the pixels of these
+    (indices * sides, 3, crop, crop) uint8 with the channels last in memory, and what could not be read and why.
+
+    The pixels hold until the next batch is asked for."""
+
+    items: range
+    indices: list[int]
+    pixels: Pixels
+    faults: list[Skipped]
+
+
+def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing, pixels: Pixels) -> list[Skipped]:
+    """Reads and prepares the pictures of one item into `pixels` (sides, 3, crop, crop), each decoded once; returns what
+    could not be read."""
+    faults = []
+    for path, target in zip(dataset.items[index], pixels, strict=True):
+        try:
+            target[:] = read_picture(path, preprocessing)
+        except Exception as error:  # as above
+            faults.append(Skipped(dataset.name(path), reason_of(error, path)))
+    return faults
+
+
+def read_batches(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    parts: Sequence[range],
+    workers: int,
+    allocate: Callable[[tuple[int, ...]], Pixels],
+) -> Generator[Batch, None, None]:
+    """A batch for each of `parts`, in order, decoded by `workers` threads.
+
+    They decode into a few batches' room that `allocate` gives once, and so are never far ahead of the consumer.
+    """
+    sides, crop, size = len(dataset.sides), preprocessing.crop, max(map(len, parts), default=1)
+    ahead = min(len(parts), max(3, 1 + math.ceil(2 * workers / size)))
+    rooms = [allocate((size, sides, crop, crop, 3)).transpose(0, 1, 4, 2, 3) for _ in range(ahead)]
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[list[Future[list[Skipped]]]] = deque()
+        try:
+            for number, part in enumerate(parts):
+                for later in range(number + len(waiting), min(number + ahead, len(parts))):
+                    room = rooms[later % ahead]
+                    reads = (partial(read_item, dataset, index, preprocessing) for index in parts[later])
+                    waiting.append([pool.submit(read, room[slot]) for slot, read in enumerate(reads)])
+                yield _finished(part, rooms[number % ahead], [future.result() for future in waiting.popleft()])
+        finally:
+            for future in chain.from_iterable(waiting):
+                future.cancel()
+
+
+def _finished(part: range, room: Pixels, faults: list[list[Skipped]]) -> Batch:
+    """A batch, closed up where items could not be read."""
+    good = [slot for slot, found in enumerate(faults) if not found]
+    pixels = room[: len(part)] if len(good) == len(part) else room[good]
+    indices = [part[slot] for slot in good]
+    return Batch(part, indices, pixels.reshape(-1, *room.shape[2:]), list(chain.from_iterable(faults)))

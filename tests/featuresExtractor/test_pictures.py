@@ -1,0 +1,204 @@
+"""One picture in a file: what is opened as one, what is refused and why, and its pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from featuresExtractor import pictures
+from featuresExtractor.pictures import check_picture, formats, open_picture, read_picture, reason_of, suffixes
+from featuresExtractor.transforms import Preprocessing, prepare
+
+SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def fault(path: Path) -> str:
+    """Why a picture is refused, by its header alone as well as when it is read."""
+    reasons = []
+    for look in (check_picture, read_picture):
+        with pytest.raises((ValueError, OSError, Image.DecompressionBombError)) as caught:
+            look(path, SMALL)
+        reasons.append(reason_of(caught.value, path))
+    assert reasons[0] == reasons[1]
+    return reasons[0]
+
+
+def test_picture_is_read_as_prepare_makes_it(picture: Callable[..., Path], tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png", (33, 21))
+    with Image.open(path) as image:
+        assert np.array_equal(read_picture(path, SMALL), prepare(image, SMALL))
+
+
+def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    check_picture(tmp_path / "a.gif", SMALL)
+    assert read_picture(tmp_path / "a.gif", SMALL)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_picture_of_one_pixel_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), "lime").save(tmp_path / "a.png")
+    check_picture(tmp_path / "a.png", SMALL)
+    assert (read_picture(tmp_path / "a.png", SMALL) == np.array([0, 255, 0])[:, None, None]).all()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif", ".bmp", ".jp2", ".ppm", ".ico", ".tga"])
+def test_picture_in_every_frequent_format_is_in_order(
+    suffix: str, picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = picture(tmp_path / f"a{suffix}", (33, 21))
+    assert suffix in suffixes()
+    check_picture(path, SMALL)
+    assert read_picture(path, SMALL).shape == (3, 8, 8)
+
+
+def test_frequent_formats_are_tried_first_and_those_that_start_programs_never() -> None:
+    assert formats()[:1] == ["JPEG"]
+    assert set(formats()[:3]) == {"JPEG", "PNG", "GIF"}
+    assert not set(pictures.REFUSED) & set(formats())
+    assert not {".eps", ".ps", ".mpg", ".wmf", ".h5", ".grib"} & suffixes()
+
+
+# --- what is refused ---
+
+
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    Path("folder.png").mkdir()
+    os.mkfifo("pipe.png")
+    Path("nowhere.png").symlink_to("gone")
+    Path("null.png").symlink_to("/dev/null")
+    Path("pipe link.png").symlink_to("pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+        assert fault(tmp_path / "socket.png") == "a socket, not a file"
+    assert fault(tmp_path / "folder.png") == "a folder, not a file"
+    assert fault(tmp_path / "pipe.png") == fault(tmp_path / "pipe link.png") == "a pipe, not a file"
+    assert fault(tmp_path / "null.png") == "a device, not a file"
+    assert fault(tmp_path / "nowhere.png") == "a link that leads nowhere"
+    assert fault(tmp_path / "none.png") == "gone"
+
+
+def test_file_that_holds_no_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.touch()
+    assert fault(path) == "an empty file"
+    path.write_text("no picture")
+    assert fault(path) == "not a picture in a format that is known here"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("part", [0.5, 0.9])
+def test_picture_that_was_cut_is_refused(
+    part: float, suffix: str, picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = picture(tmp_path / f"a{suffix}", (330, 210))
+    contents = path.read_bytes()
+    path.write_bytes(contents[: int(part * len(contents))])
+    assert "truncated" in fault(path) or "broken" in fault(path)
+
+
+def test_picture_with_something_behind_its_end_is_in_order(picture: Callable[..., Path], tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.jpg")
+    path.write_bytes(path.read_bytes() + b"\0" * 10_000)  # more than is looked at: read to its end, which is good
+    check_picture(path, SMALL)
+
+
+def test_check_of_a_whole_picture_decodes_nothing(
+    picture: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture(tmp_path / "a.png")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(pictures, "prepare", refuse)
+    check_picture(path, SMALL)
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(AssertionError, match="decoded"):
+        check_picture(path, SMALL)
+
+
+@pytest.mark.parametrize("name", ["bomb.ppm", "bomb.png"])
+def test_header_that_promises_too_many_pixels_is_refused_before_any_is_made(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"P6 100000 100000 255\n")
+    assert fault(tmp_path / name).startswith("Image size (10000000000 pixels) exceeds limit")
+
+
+def test_picture_too_narrow_to_resize_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (20_000, 2)).save(tmp_path / "line.png")
+    for look in (check_picture, read_picture):
+        with pytest.raises(ValueError, match="20000 x 2 pixels are too narrow"):
+            look(tmp_path / "line.png", replace(SMALL, resize=256))
+
+
+def test_reason_is_one_line_without_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    assert reason_of(OSError(f"cannot open {str(path)!r}\n  at all"), path) == "cannot open at all"
+    assert reason_of(ZeroDivisionError(), path) == "ZeroDivisionError"
+
+
+def test_no_picture_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow goes by content, and would hand PostScript to the first `gs` on the path."""
+    canary, tools = tmp_path / "canary", tmp_path / "bin"
+    tools.mkdir()
+    (tools / "gs").write_text(f"#!/bin/sh\ntouch {canary}\n")
+    (tools / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    path = tmp_path / "evil.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n")
+    with Image.open(path) as image, contextlib.suppress(OSError):  # what must not happen
+        image.load()
+    assert canary.exists()
+    canary.unlink()
+    assert fault(path) == "not a picture in a format that is known here"
+    assert not canary.exists()
+
+
+# --- large pictures ---
+
+
+@pytest.mark.parametrize(("large", "most"), [(33 * 21 - 1, 1), (33 * 21, 4)])
+def test_large_pictures_are_decoded_one_at_a_time(
+    large: int, most: int, picture: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four threads: those of small pictures meet while they decode; of large ones there is never a second."""
+    path, lock, now = picture(tmp_path / "a.png", (33, 21)), threading.Lock(), 0
+    together, seen = threading.Barrier(4), []
+
+    def watched(*words: Any) -> NDArray[np.uint8]:
+        nonlocal now
+        with lock:
+            now += 1
+            seen.append(now)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(20 if most > 1 else 0.1)
+        with lock:
+            now -= 1
+        return prepare(*words)
+
+    monkeypatch.setattr(pictures, "LARGE", large)
+    monkeypatch.setattr(pictures, "prepare", watched)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: read_picture(path, SMALL), range(4)))
+    assert max(seen) == most
+    assert all(np.array_equal(pixels, found[0]) for pixels in found)
+
+
+def test_header_of_a_picture_is_all_that_is_read_to_open_it(tmp_path: Path) -> None:
+    (tmp_path / "a.ppm").write_bytes(b"P6 30 20 255\n")
+    with open_picture(tmp_path / "a.ppm") as image:
+        assert image.size == (30, 20)
