@@ -1,8 +1,8 @@
-# make demo | compare | bench | test | check | docs: each sets up .venv first where needed.
+# make demo | compare | bench | test | test-slow | check | docs: each sets up .venv first where needed.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo compare bench test check docs clean
+.PHONY: demo compare bench test test-slow check docs clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
@@ -15,6 +15,9 @@ bench: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -1,0 +1,218 @@
+"""Files of strangers, given to the commands: each is refused in one line, runs nothing, and fills no memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shlex
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from featuresExtractor.embeddings import row_type
+from tests.conftest import draw_picture
+from tests.slow.processes import ended, start
+from tests.slow.test_killed_train import write_features
+
+pytestmark = pytest.mark.slow
+
+BOUND = 300 * 2**20  # bytes of memory that a refusal may take
+TRAIN = ["train.py", "-s", "out", "-e", "1", "--cpu", "-d"]
+EXTRACT = ["extract.py", "-s", "out", "--cpu", "-p", "adapt", "--model", "timm/test_resnet", "-d", "pairs"]
+
+
+class Canary:
+    """Sings, in a file, when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {shlex.quote(str(self.place / 'canary'))}",)
+
+
+def header(row: np.dtype[Any], rows: int) -> bytes:
+    """The header of a `.npy` that promises so many rows."""
+    target = io.BytesIO()
+    descr = {"descr": np.lib.format.dtype_to_descr(row), "fortran_order": False, "shape": (rows,)}
+    np.lib.format.write_array_header_2_0(target, descr)
+    return target.getvalue()
+
+
+def many_rows(place: Path) -> None:
+    (place / "x.npy").write_bytes(header(row_type(("left", "right"), 8, 8), 10**12))
+
+
+def wide_rows(place: Path) -> None:
+    (place / "x.npy").write_bytes(header(row_type(("left", "right"), 2**26, 8), 1))
+
+
+def many_rows_of_holes(place: Path) -> None:
+    row = row_type(("left", "right"), 64, 8)
+    start = header(row, 10**9)
+    with (place / "x.npy").open("wb") as file:
+        file.write(start)
+        file.truncate(len(start) + 10**9 * row.itemsize)
+
+
+def objects(place: Path) -> None:
+    with (place / "x.npy").open("wb") as file:
+        np.lib.format.write_array(file, np.array({"left": Canary(place)}, object), allow_pickle=True)
+
+
+def objects_in_rows(place: Path) -> None:
+    rows = np.zeros(3, [("left", object), ("right", "<f4", (4,))])
+    rows["left"] = [Canary(place)] * 3
+    with (place / "x.npy").open("wb") as file:
+        np.lib.format.write_array(file, rows, allow_pickle=True)
+
+
+def header_that_is_code(place: Path) -> None:
+    text = f"__import__('os').system({('touch ' + shlex.quote(str(place / 'canary')))!r})".encode()
+    (place / "x.npy").write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text)) + text)
+
+
+def endless_header(place: Path) -> None:
+    (place / "x.npy").write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b"(" * 10**6)
+
+
+def bare_pickle(place: Path) -> None:
+    (place / "x.npy").write_bytes(pickle.dumps(Canary(place)))
+
+
+def pickle_that_claims_length(place: Path) -> None:
+    with (place / "x.npy").open("wb") as file:
+        np.lib.format.write_array(file, np.array({}, object), allow_pickle=True)
+        file.seek(-10, os.SEEK_END)
+        file.write(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"few.")
+
+
+def hostile_json(place: Path) -> None:
+    write_features(place / "x.npy", 0)
+    (place / "x.json").write_text("[" * 10**6)
+    (place / "x.npy").write_bytes((place / "x.npy").read_bytes()[:-1])
+
+
+def changed_byte(place: Path) -> None:
+    write_features(place / "x.npy", 0)
+    digest = "0" * 64
+    (place / "x.json").write_text(json.dumps({"sha256": digest, "settings": {"model": "../../x\x1b[31m"}}))
+
+
+FEATURES = [
+    *(many_rows, wide_rows, many_rows_of_holes, objects, objects_in_rows, header_that_is_code, endless_header),
+    *(bare_pickle, pickle_that_claims_length, hostile_json, changed_byte),
+]
+
+
+def weights_bomb(place: Path) -> None:
+    with zipfile.ZipFile(place / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", pickle.dumps({"weight": 1}))
+        archive.writestr("w/version", "3\n")
+        with archive.open("w/data/0", "w") as file:
+            for _ in range(1500):
+                file.write(bytes(2**20))
+
+
+def weights_with_code(place: Path) -> None:
+    torch.save({"state_dict": {"weight": Canary(place)}}, place / "w.pt")
+
+
+def old_weights_with_code(place: Path) -> None:
+    torch.save({"weight": Canary(place)}, place / "w.pt", _use_new_zipfile_serialization=False)
+
+
+def pickled_weights(place: Path) -> None:
+    (place / "w.pt").write_bytes(pickle.dumps(Canary(place)))
+
+
+def tensors_that_lie(place: Path) -> None:
+    """A header of safetensors that promises a terabyte."""
+    text = json.dumps({"w": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}}).encode()
+    (place / "w.pt").with_suffix(".safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(100))
+
+
+def long_safetensors_header(place: Path) -> None:
+    (place / "w.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
+
+
+WEIGHTS = [
+    *(weights_bomb, weights_with_code, old_weights_with_code, pickled_weights, tensors_that_lie),
+    long_safetensors_header,
+]
+
+
+def refused(command: list[str], place: Path) -> str:
+    """The one line with which a command refuses what is in its folder."""
+    assert ended(start(command, place)) == 2, (place / "log.txt").read_text()
+    text = (place / "log.txt").read_text()
+    assert "Traceback" not in text
+    assert not (place / "canary").exists()
+    assert int((place / "memory.txt").read_text()) < BOUND
+    line = text.splitlines()[-1]
+    assert "error: " in line
+    assert line.isprintable()
+    return line
+
+
+@pytest.mark.parametrize("make", FEATURES)
+def test_features_of_a_stranger(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path)
+    assert "x.npy" in refused([*TRAIN, "x.npy"], tmp_path)
+    assert not list(tmp_path.glob("out/run*"))
+
+
+@pytest.mark.parametrize("make", WEIGHTS)
+def test_weights_of_a_stranger(make: Callable[[Path], None], tmp_path: Path) -> None:
+    for side in ("left", "right"):
+        draw_picture(tmp_path / "pairs" / side / "a.png")
+    make(tmp_path)
+    (weights,) = tmp_path.glob("w.*")
+    assert weights.name in refused([*EXTRACT, "--weights", weights.name], tmp_path)
+    assert not list(tmp_path.glob("out/*/*.npy"))
+
+
+def test_the_canary_does_sing_where_pickles_are_trusted(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Canary(tmp_path)))
+    assert (tmp_path / "canary").exists()
+
+
+def test_names_lead_nowhere(tmp_path: Path) -> None:
+    """Names in a CSV are compared with names, and never opened."""
+    for side in ("left", "right"):
+        for name in ("a.png", "b.png"):
+            draw_picture(tmp_path / "pairs" / side / name)
+    (tmp_path / "names.csv").write_text("name\n../../../../etc/passwd\n/etc/passwd\n\x1b[31mred.png\na.png\n")
+    line = refused([*EXTRACT, "--weights", "random", "--subset", "names.csv"], tmp_path)
+    assert "../../../../etc/passwd" in line
+
+
+def test_pictures_behind_links_out_of_the_folder_are_not_read(tmp_path: Path) -> None:
+    for side in ("left", "right"):
+        draw_picture(tmp_path / "pairs" / side / "a.png")
+        draw_picture(tmp_path / "private" / side / "b.png")
+        (tmp_path / "pairs" / side / "b.png").symlink_to(tmp_path / "private" / side / "b.png")
+    refused([*EXTRACT, "--weights", "random"], tmp_path)
+    assert "left/b.png: a link to a place outside of the dataset" in (tmp_path / "log.txt").read_text()
+    assert ended(start([*EXTRACT, "--weights", "random", "--follow-links"], tmp_path)) == 0
+
+
+def test_links_in_the_output_folder_are_not_written_through(tmp_path: Path) -> None:
+    victim, out = tmp_path / "victim", tmp_path / "out" / "timm-test_resnet"
+    out.mkdir(parents=True)
+    victim.write_text("precious")
+    for name in ("features.partial.npy", "features.partial.jsonl", "features.partial.json", "features.closed.npy"):
+        (out / name).symlink_to(victim)
+    for side in ("left", "right"):
+        draw_picture(tmp_path / "pairs" / side / "a.png")
+    assert ended(start([*EXTRACT, "--weights", "random"], tmp_path)) == 0, (tmp_path / "log.txt").read_text()
+    assert victim.read_text() == "precious"
+    assert sorted(path.name for path in out.iterdir()) == ["features.json", "features.npy"]
