@@ -107,6 +107,12 @@ def build_parser() -> argparse.ArgumentParser:
         "except where CLIP's mean and deviation are wanted (default own)",
     )
     add("--weights", metavar="FILE", help="local weights (.safetensors or .pt state dict), or 'random' (see --seed)")
+    add(
+        "--revision",
+        metavar="COMMIT",
+        help="the commit of the model hub's repository that the weights are taken from (default: the newest when they "
+        "are first fetched; the .json says which that was)",
+    )
     add("--seed", type=console.natural, default=0, metavar="N", help="seed of --weights random (default 0)")
     add("--subset", type=Path, metavar="CSV", help="only the pairs that this CSV names, such as TLL_obj.csv")
     add(
@@ -243,7 +249,8 @@ def check_compiler(wanted: bool) -> None:
 
 def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
     """InputError for what makes sense for one model alone."""
-    single = {"--layers": args.layers, "--weights": args.weights != "random" and args.weights}
+    file = args.weights != "random" and args.weights
+    single = {"--layers": args.layers, "--revision": args.revision, "--weights": file}
     if len(names) > 1 and (given := [flag for flag, value in single.items() if value]):
         raise InputError(f"{given[0]} is of one model, and {len(names)} are asked for; extract them one by one")
 
@@ -251,6 +258,7 @@ def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
 def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Model], dict[str, str]]:
     """The rows of the table, or those of addresses; layers, tokens and preprocessing as the user wants them. Of several
     models those that cannot be tapped so are left out, with the reason; a name that leads nowhere is an InputError."""
+    from featuresExtractor.fetch import at_revision
     from featuresExtractor.layers import named, resolve
     from featuresExtractor.models import as_in_the_paper
 
@@ -259,6 +267,7 @@ def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Model]
     for name in [named(name).name for name in names]:
         try:
             model = resolve(name, patterns, args.tokens)
+            model = at_revision(model, args.revision) if args.revision else model
             found.append(as_in_the_paper(model) if args.preprocess == "paper" else model)
         except InputError as error:
             if len(names) == 1:

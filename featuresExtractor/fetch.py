@@ -6,7 +6,9 @@ Answers without torch, as far as nothing is fetched: `--list-models` asks for ev
 from __future__ import annotations
 
 import os
+import re
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ from featuresExtractor.download import HASH, Damaged, download
 from featuresExtractor.models import Model
 
 GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt state dict)"
+REVISION = re.compile(r"[0-9a-f]{40}")
 OLD_FORMAT = {
     "model.safetensors": "pytorch_model.bin",
     "open_clip_model.safetensors": "open_clip_pytorch_model.bin",
@@ -42,9 +45,19 @@ def cached(model: Model) -> Path | None:
     """The file of the pretrained weights where it is already here."""
     scheme, _, rest = model.weights.partition(":")
     if scheme == "hub":
-        return _in_hub_cache(*_repository(rest))
+        return _in_hub_cache(*_repository(rest), model.revision)
     path = in_package(rest) if scheme == "package" else _download_path(model)
     return path if path and path.is_file() else None
+
+
+def at_revision(model: Model, revision: str) -> Model:
+    """The model with its weights at a commit of the hub; InputError where they are not from there."""
+    if not model.weights.startswith("hub:"):
+        told = f"is of the model hub, and the weights of {model.name} are not from there"
+        raise InputError(f"--revision {revision}: {told}")
+    if not REVISION.fullmatch(revision):
+        raise InputError(f"--revision {revision}: is no commit of a repository: 40 digits of 0-9 and a-f")
+    return replace(model, revision=revision)
 
 
 def pretrained_file(model: Model) -> Path:
@@ -80,11 +93,11 @@ def _repository(rest: str) -> tuple[str, str]:
     return repository, file
 
 
-def _in_hub_cache(repository: str, file: str) -> Path | None:
+def _in_hub_cache(repository: str, file: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for name in (file, OLD_FORMAT.get(file, file)):
-        found = try_to_load_from_cache(repository, name)
+        found = try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(found, str):
             return Path(found)
     return None
@@ -96,14 +109,15 @@ def _from_hub(model: Model, repository: str, file: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would tell of each of its tries
-    _tell(model, f"{file} of {repository} from the model hub")
+    at = f" at {model.revision}" if model.revision else ""
+    _tell(model, f"{file} of {repository}{at} from the model hub")
     try:
         try:
-            return Path(hf_hub_download(repository, file))
+            return Path(hf_hub_download(repository, file, revision=model.revision))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError) or file not in OLD_FORMAT:  # no network, or no other name
                 raise
-            return Path(hf_hub_download(repository, OLD_FORMAT[file]))
+            return Path(hf_hub_download(repository, OLD_FORMAT[file], revision=model.revision))
     except Exception as error:  # the hub's client raises whatever its transport raises
         tried = f"{file} of {repository} in the model hub's cache and on the hub"
         raise _not_found(model, tried, error) from error

@@ -20,6 +20,7 @@ class Model:
     installed package, or a URL; empty where there are none. `layers` maps the path of a module to the number of its
     channels. Where a layer gives tokens, `tokens` says what becomes of them, `class` or `mean`, and `prefix` how many
     of them (class token, registers) stand before those of the picture's patches. `paper` marks the 37 of the paper.
+    `revision` is the commit of a repository on the hub; None for its newest when it is first fetched.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Model:
     tokens: str = "mean"
     prefix: int = 0
     paper: bool = True
+    revision: str | None = None
 
     @property
     def width(self) -> int:

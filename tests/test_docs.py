@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,20 @@ def test_pages_that_readme_names_are_there(page: str) -> None:
 def test_pages_tell_nothing_of_the_machine_they_were_made_on() -> None:
     told = [name for name, page in pages(DOCS).items() if str(PROJECT) in page]
     assert told == []
+
+
+PROMISE = re.compile(r"`((?:\w+/)*test_\w+\.py)`: ((?:`test_\w+`(?:, )?)+)")
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    table = (DOCS / "promises.md").read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(rows) > 25
+    for row in rows:
+        named = PROMISE.findall(row)
+        assert named, row
+        for file, tests in named:
+            source = (PROJECT / "tests" / file).read_text(encoding="utf-8")
+            for test in re.findall(r"`(\w+)`", tests):
+                assert f"def {test}(" in source, (file, test)
+            assert ("*slow*" in row) == ("pytest.mark.slow" in source), row

@@ -31,7 +31,10 @@ def make_part(path: Path, word: str) -> None:
 def contents(folder: Path) -> dict[str, str | None]:
     """Everything below a folder: the words in files, and None for folders."""
     paths = folder.rglob("*")
-    return {path.relative_to(folder).as_posix(): path.read_text(errors="replace") if path.is_file() else None for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(errors="replace") if path.is_file() else None
+        for path in paths
+    }
 
 
 def begun(folder: Path, *new: str) -> Unfinished:

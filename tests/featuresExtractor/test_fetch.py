@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from common.errors import InputError
 from common.files import sha256
-from featuresExtractor.fetch import cached, on_this_machine, place, pretrained_file
+from featuresExtractor.fetch import at_revision, cached, on_this_machine, place, pretrained_file
 from featuresExtractor.models import FACENET, MODELS, Model, find_model
 
 pytestmark = pytest.mark.usefixtures("empty_caches")
@@ -122,19 +122,19 @@ def test_unreachable_hub_is_asked_once(
 ) -> None:
     asked = []
 
-    def unreachable(*arguments: str) -> str:
-        asked.append(arguments)
+    def unreachable(repository: str, file: str, revision: str | None) -> str:
+        asked.append((repository, file, revision))
         raise error("nothing\nto be reached")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     assert f"({error.__name__}); {GIVE_A_FILE}" in refusal(find_model("clip_rn50"))
-    assert asked == [("timm/resnet50_clip.openai", "open_clip_model.safetensors")]
+    assert asked == [("timm/resnet50_clip.openai", "open_clip_model.safetensors", None)]
     told = "clip_rn50: fetching open_clip_model.safetensors of timm/resnet50_clip.openai from the model hub\n"
     assert capsys.readouterr() == ("", told)
 
 
 def test_old_format_is_fetched_where_the_hub_has_no_other(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hub(repository: str, file: str) -> str:
+    def hub(repository: str, file: str, revision: str | None) -> str:
         if file == "model.safetensors":
             raise EntryNotFoundError("404 Client Error")
         return str(lay_out(empty_caches, repository, file))
@@ -145,11 +145,48 @@ def test_old_format_is_fetched_where_the_hub_has_no_other(empty_caches: Path, mo
 
 
 def test_repository_with_neither_format_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hub(_repository: str, _file: str) -> str:
+    def hub(_repository: str, _file: str, revision: str | None) -> str:
         raise EntryNotFoundError("404 Client Error")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
     assert "(EntryNotFoundError)" in refusal(find_model("dino_vits16"))
+
+
+COMMIT, OTHER = "0123456789" * 4, "abcdef0123" * 4
+
+
+def test_commit_of_the_hub_is_taken_from_its_cache(empty_caches: Path) -> None:
+    """The commit that the main branch was at when it was fetched is another one."""
+    model, folder = find_model("dino_vits16"), empty_caches / "hub" / "models--timm--vit_small_patch16_224.dino"
+    touch(folder / "refs" / "main").write_text(OTHER)
+    newest = touch(folder / "snapshots" / OTHER / "model.safetensors")
+    pinned = touch(folder / "snapshots" / COMMIT / "model.safetensors")
+    assert (cached(model), cached(at_revision(model, COMMIT))) == (newest, pinned)
+
+
+def test_commit_is_what_the_hub_is_asked_for(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def hub(repository: str, file: str, revision: str | None) -> str:
+        asked.append((repository, file, revision))
+        return str(touch(empty_caches / "fetched"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
+    pretrained_file(at_revision(find_model("dino_vits16"), COMMIT))
+    assert asked == [("timm/vit_small_patch16_224.dino", "model.safetensors", COMMIT)]
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "told"),
+    [
+        ("dino_vits16", "main", "is no commit of a repository"),
+        ("dino_vits16", "../../x", "is no commit of a repository"),
+        ("resnet50", COMMIT, "the weights of resnet50 are not from there"),
+    ],
+)
+def test_what_is_no_commit_of_the_hub_is_refused(name: str, revision: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        at_revision(find_model(name), revision)
 
 
 # --- a URL ---

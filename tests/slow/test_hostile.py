@@ -216,3 +216,24 @@ def test_links_in_the_output_folder_are_not_written_through(tmp_path: Path) -> N
     assert ended(start([*EXTRACT, "--weights", "random"], tmp_path)) == 0, (tmp_path / "log.txt").read_text()
     assert victim.read_text() == "precious"
     assert sorted(path.name for path in out.iterdir()) == ["features.json", "features.npy"]
+
+
+def test_names_in_any_encoding_go_all_the_way(tmp_path: Path) -> None:
+    """From the pictures to the table; nothing that could rewrite a terminal is printed."""
+    names = [b"caf\xe9", "e\u0301t\u00e9".encode(), b"a b\tc", b"new\nline", b"\x1b[31mred", "🎈".encode(), b"x" * 200]
+    names += [b"%d" % number for number in range(9)]
+    for side in ("left", "right"):
+        for number, name in enumerate(names):
+            draw_picture(tmp_path / "pairs" / side / f"{os.fsdecode(name)}.png", seed=number)
+    assert ended(start([*EXTRACT, "--weights", "random"], tmp_path)) == 0, (tmp_path / "log.txt").read_text()
+    train = ["train.py", "-d", "out/timm-test_resnet", "-s", "runs", "-e", "2", "-r", "2", "-k", "1", "--cpu"]
+    assert ended(start(train, tmp_path)) == 0, (tmp_path / "log.txt").read_text()
+    assert "\x1b[31m" not in (tmp_path / "log.txt").read_text()
+    rows = np.load(tmp_path / "out" / "timm-test_resnet" / "features.npy")
+    stored = {os.fsencode(str(name)).removesuffix(b".png") for name in rows["left_name"]}
+    assert stored == set(names)
+    (tmp_path / "pairs" / "left" / "\x1b[31mred.png").write_bytes(b"")
+    again = [*EXTRACT[:2], "other", *EXTRACT[3:], "--weights", "random"]
+    assert ended(start(again, tmp_path)) == 2
+    assert "\x1b[31m" not in (tmp_path / "log.txt").read_text()
+    assert r"left/\x1b[31mred.png: an empty file" in (tmp_path / "log.txt").read_text()
