@@ -92,12 +92,20 @@ def _run_stages(job: Job) -> int:
         more = f" (and {len(job.outputs) - 1} more)" if len(job.outputs) > 1 else ""
         print(f"{_shown(job.outputs[0])}{more} is there and was made in the same way: used again")
     for part in job.reductions:
-        there = (job.folder / f"{part.pca}.skops").exists()
-        if there and not job.overwrite and provenance.is_made_from(job.file(part.target), job.file(part.source)):
-            print(f"{_shown(job.file(part.target))} is there and was made from it")
-        else:
+        if job.overwrite or not _is_reduced(job, part):
             reduce(job, part)
     return _warn(job, len(facts["skipped"]))
+
+
+def _is_reduced(job: Job, part: Reduction) -> bool:
+    """Whether the PCA and the features reduced by it are there; says so, or why they are made again."""
+    target, there = job.file(part.target), (job.folder / f"{part.pca}.skops").exists()
+    if there and provenance.is_made_from(target, job.file(part.source)):
+        print(f"{_shown(target)} is there and was made from it")
+        return True
+    if target.exists():
+        print(f"{_shown(target)}: is not what its .json tells of, or has no PCA beside it: made again", file=sys.stderr)
+    return False
 
 
 def _check_own(job: Job) -> None:
