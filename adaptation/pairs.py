@@ -18,6 +18,8 @@ from common.files import check_whole, read_facts, sha256
 from common.names import read_names, select
 from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, open_features, read_pairs
 
+COPIES = 3  # of a features file that are held for a moment when it is read, or laid out
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -102,9 +104,9 @@ def survey(path: Path, subset: Path | None = None, skip: bool = False) -> Survey
 def _check_room(path: Path) -> None:
     """InputError for a file that is larger than the memory, before any of it is read. (A file of holes can claim any
     size.)"""
-    size = path.stat().st_size if path.is_file() else 0
+    size = COPIES * path.stat().st_size if path.is_file() else 0
     if size > (free := available_memory()):
-        told = f"{size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB of memory are free"
+        told = f"takes {size / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
         raise InputError(f"{printable(str(path))}: {told}; extract fewer numbers a picture (-p adapt-pca N)")
 
 

@@ -27,7 +27,7 @@ from adaptation.events import write_events
 from adaptation.pairs import Pairs
 from adaptation.trainer import Curves, Run, Scores
 from common.errors import InputError
-from common.files import partial_name, sync_folder, written_whole
+from common.files import partial_name, read_json, sync_folder, written_whole
 from featuresExtractor.pca import save_pca
 
 OWN_FILES = ("summary.json", "curves.png")
@@ -182,10 +182,9 @@ def _write_average(target: Path, runs: Sequence[Scores]) -> None:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """What `write_summary` wrote; None where it did not."""
     try:
-        found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return read_json(folder / "summary.json")
     except (OSError, ValueError):
         return None
-    return found
 
 
 def write_summary(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

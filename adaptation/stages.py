@@ -158,6 +158,8 @@ def _plan_facts(models: Sequence[Model], plan: Plan) -> dict[str, Any]:
         "number of runs": plan.runs,
         "pairs": hashlib.sha256(names).hexdigest(),
         "PCA of each run": plan.reduction.components if plan.reduction else None,
+        "device": plan.device.type,
+        "versions": package_versions(),
         "features": [[model.source.label, model.survey.sha256] for model in models],
     }
 

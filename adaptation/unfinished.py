@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, listed, printable
-from common.files import differences, partial_name, sync_folder, write_json
+from common.files import differences, partial_name, read_json, sync_folder, write_json
 
 FINISHED = re.compile(r"run\d+")
 UNFINISHED, REPLACED, PLAN, PLACING = ".unfinished", ".replaced", "plan.json", "placing.json"
@@ -130,7 +129,6 @@ def _is_plain(name: object) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON file of this folder; None where there is none, or half of one."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None

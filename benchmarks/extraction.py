@@ -115,7 +115,7 @@ def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
     target = folder / "features.npy"
     row = row_type(dataset.sides, forward.shapes[0], dataset.longest_name)
     journal = Journal([target])
-    journal.begin({})
+    journal.begin({}, forward.batch)
     with FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer:
         with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             extract(dataset, forward, [writer], journal, cores())

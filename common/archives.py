@@ -20,14 +20,18 @@ def check_archive(path: Path) -> None:
     kilobytes could fill any memory. What is no archive is left to its reader."""
     try:
         with path.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                return
+            marked = file.read(len(MAGIC)) == MAGIC
+        if not marked and not zipfile.is_zipfile(path):  # which may have anything in front of it
+            return
         with zipfile.ZipFile(path) as archive:
             held = sum(entry.file_size for entry in archive.infolist())
+            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
     except OSError:
         return
     except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(f"{path}: not a whole archive of arrays ({error}); get it again") from error
+    if any(entry.filename.endswith(".pkl") for entry in packed):  # which nobody could look through
+        raise InputError(f"{path}: holds a packed pickle, as no archive of arrays does; do not use it")
     if held > (size := path.stat().st_size) + SLACK:
         raise InputError(f"{path}: its {size:,} bytes would become {held:,}: not an archive of arrays; do not use it")
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import errno
+import io
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from common.errors import InputError, printable
 from common.stopping import Stopped, stoppable
 
-UNUSABLE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
-    *(errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.EXDEV),
-)
-"""Errors of disks, permissions, names, and of things that only have the name of a file: the user's to mend."""
-
 
 def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothing is kept") -> int:
     """Runs `command` and returns its exit code; 2 and one line for wrong input, 130 or 143 when it was asked to end.
 
-    A reader that has seen enough (`| head`) is no fault.
+    A reader that has seen enough (`| head`) ends it without a word, with exit code 141.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to end
     try:
         with stoppable():
             code = command()
@@ -31,15 +29,18 @@ def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothi
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
-        return 0
+        return 128 + signal.SIGPIPE
     except InputError as error:
         print(f"{program}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in UNUSABLE:
+        if error.errno is None:
             raise
         where = printable(str(error.filename or "writing"))
         print(f"{program}: error: {where}: {error.strerror}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(f"{program}: error: the memory is full; give it less at a time (see -h)", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"\n{program}: interrupted; {how_to_go_on}", file=sys.stderr)

@@ -6,15 +6,17 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError
+from common.errors import InputError, printable
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a link of that name, which might lead anywhere, is not opened
+MOST_JSON = 2**28  # bytes
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
 
 
@@ -65,19 +67,42 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The `.json` beside a features file; empty when there is none that can be read."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. FileNotFoundError where there is none; ValueError for anything else, such as a file of
+    any size that is not ours."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_JSON:
+        raise ValueError("no JSON file of ours")
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The `.json` beside a features file; empty when there is none. InputError when it is damaged: then nothing tells
+    whether the features are whole."""
+    try:
+        return read_json(path.with_suffix(".json"))
+    except FileNotFoundError:
         return {}
-    return facts if isinstance(facts, dict) else {}
+    except (OSError, ValueError) as error:
+        shown = printable(str(path.with_suffix(".json")))
+        raise InputError(f"{shown}: damaged; get it again, or extract again with --overwrite") from error
 
 
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the file is there that a `.json` tells of."""
+    return path.is_file() and sha256(path) == facts.get("sha256")
 
 
 def check_whole(path: Path, facts: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.errors import InputError, listed
 
+MOST_CSV = 2**28  # bytes
 COLUMNS = ("TLL_obj", "name", "left_name")
 
 
@@ -23,6 +24,8 @@ def stem(name: str) -> str:
 def read_names(path: Path) -> list[str]:
     """The distinct names of a CSV file, in order: its only column, or that called `TLL_obj`, `name` or `left_name`."""
     try:
+        if path.stat().st_size > MOST_CSV:
+            raise InputError(f"{path}: has {path.stat().st_size:,} bytes; a CSV of names has no more than {MOST_CSV:,}")
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

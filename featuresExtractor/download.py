@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from common.errors import InputError
-from common.files import written_whole
+from common.files import finish_file
 from common.progress import progress
 
 HASH = re.compile(r"-([0-9a-f]{8,64})\.(?:pth?|safetensors)$")  # torch's custom: the start of its SHA-256
 BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache calls a file by its SHA-256
-CHUNK = 2**20
+CHUNK, PATIENCE = 2**20, 60  # bytes; seconds that a server may say nothing
 
 
 class Damaged(Exception):
@@ -24,7 +29,7 @@ def download(url: str, path: Path) -> None:
     """Fetches `url` to `path`. Raises what the transport raises, or `Damaged` for a file that was cut short or that is
     not the one whose hash its name holds."""
     digest, count = hashlib.sha256(), 0
-    with urllib.request.urlopen(url) as source, written_whole(path) as partial, partial.open("xb") as file:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as source, _own_file(path) as file:
         length = int(source.headers.get("Content-Length") or 0)
         with progress(length, "fetch", "bytes") as bar:
             while chunk := source.read(CHUNK):
@@ -36,6 +41,20 @@ def download(url: str, path: Path) -> None:
             raise Damaged(f"it ended after {count:,} of {length:,} bytes")
         if (told := named_hash(Path(url))) and not digest.hexdigest().startswith(told):
             raise Damaged(f"its SHA-256 begins with {digest.hexdigest()[: len(told)]}, not {told}")
+
+
+@contextmanager
+def _own_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that no other process knows of, since several may fetch the same; it becomes `path` when all
+    went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        finish_file(Path(name), path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def named_hash(path: Path) -> str | None:
@@ -52,8 +71,8 @@ def check_fetched(path: Path, sha256: str) -> None:
     told = named_hash(path)
     if told and not sha256.startswith(told):
         raise InputError(
-            f"{path}: damaged: its SHA-256 begins with {sha256[:8]}, its source says {told[:8]}; remove it, and it is "
-            "fetched again"
+            f"{path.resolve()}: damaged: its SHA-256 begins with {sha256[:8]}, its source says {told[:8]}; remove it, "
+            "and it is fetched again (of a package: install that again)"
         )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Features = NDArray[np.float32]
 
 CHUNK_BYTES = 64 * 2**20
+LONGEST_HEADER = 2**16  # bytes, which names of fields and shapes do not need
 
 
 def row_type(sides: Sequence[str], shape: int | tuple[int, ...], name_length: int) -> np.dtype[Any]:
@@ -228,6 +229,11 @@ def open_features(path: Path) -> Rows:
 def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type from the header of a `.npy` file; ValueError when it has none."""
     major, _ = np.lib.format.read_magic(file)
+    if major > 1:
+        length = int.from_bytes(file.read(4), "little")
+        if length > LONGEST_HEADER:
+            raise ValueError("its header is too long")
+        file.seek(-4, os.SEEK_CUR)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     try:
         shape, fortran, row = read(file)

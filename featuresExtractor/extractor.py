@@ -114,7 +114,8 @@ def _check_unchanged(dataset: Dataset, journal: Journal) -> None:
     """InputError when pictures that were used are no longer those that were there at the start."""
     if names := [name for done in journal.done for index, name in changed(dataset, done) if index not in done.left_out]:
         raise InputError(
-            f"{dataset.root}: changed or gone since the start: {listed(names)}; the same command reads these again"
+            f"{dataset.root}: changed or gone since the start: {listed(names)}; put back what is gone, and the same "
+            "command reads these again"
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError, printable
-from common.files import NO_LINK, differences, sync_folder, write_json
+from common.files import NO_LINK, differences, is_whole, sync_folder, write_json
 from common.progress import progress
 from featuresExtractor.datasets import Dataset, Skipped, State, state_of
 from featuresExtractor.embeddings import FeaturesWriter, unfinished_names
@@ -82,6 +82,7 @@ class Journal:
         self.done: list[Done] = []
         self.drift: Drift | None = None
         self.sealed: list[dict[str, Any]] | None = None
+        self.batch = 1
         self.length = 0  # bytes of whole lines
 
     def _read(self) -> None:
@@ -93,10 +94,21 @@ class Journal:
                     break
                 self._take(json.loads(line))
                 self.length += len(line)
+        if not self._is_sealed():
+            self.sealed = None
+
+    def _is_sealed(self) -> bool:
+        """Whether every sealed file is there, with its name or without it yet: a power cut may have kept the line and
+        lost a file."""
+        return all(
+            (self.folder / one["file"]).exists() or is_whole(self.folder / name, one["facts"])
+            for name, one in zip(self.files, self.sealed or [], strict=False)
+        )
 
     def _take(self, line: dict[str, Any]) -> None:
         if self.begun is None:
-            self.begun, self.files = dict(line["begun"]), [_own(name) for name in line["files"]]
+            self.files, self.batch = [_own(name) for name in line["files"]], max(1, _count(line["batch"]))
+            self.begun = dict(line["begun"])
         elif "drift" in line:
             told = line["drift"]
             self.drift = Drift(
@@ -121,15 +133,15 @@ class Journal:
             raise InputError(f"{told}; go on with what it was begun with, or --overwrite begins anew")
         self.remove()
 
-    def begin(self, begun: Mapping[str, Any]) -> None:
-        """Opens the journal: to go on, or at its beginning where there was none."""
+    def begin(self, begun: Mapping[str, Any], batch: int) -> None:
+        """Opens the journal: to go on, or at its beginning where there was none. `batch` pictures go at a time."""
         if fresh := self.begun is None:
             self.path.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK
         self.file = os.fdopen(os.open(self.path, flags, 0o644), "ab", buffering=0)
         self.file.truncate(self.length)
         if fresh:
-            self._add({"begun": begun, "files": self.files})
+            self._add({"begun": begun, "files": self.files, "batch": batch})
             sync_folder(self.folder)
 
     def _add(self, line: Mapping[str, Any]) -> None:
@@ -151,6 +163,7 @@ class Journal:
     def seal(self, sealed: list[dict[str, Any]]) -> None:
         """Notes that all files are whole: of each the name that it has yet, and what its `.json` is to say."""
         assert self.file is not None
+        sync_folder(self.folder)
         self._add({"sealed": sealed})
         os.fsync(self.file.fileno())
         self.sealed = sealed

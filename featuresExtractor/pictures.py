@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others
 LARGE = 2**24  # pixels; of pictures beyond it only one is decoded at a time, so that they do not fill the memory
-ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": None}
-"""What stands at the end of a file that was not cut, and only there; None where nothing is as sure as to read it."""
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+"""What stands at the end of a file that was not cut, and only there; files of other formats are read to be sure."""
 TAIL = 2048  # bytes in which the end is looked for, since programs append things
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -91,7 +91,7 @@ def check_picture(path: Path, preprocessing: Preprocessing) -> None:
     """Raises what `read_picture` would, as far as the header tells; a file that seems to be cut is read to its end."""
     with _opened(path) as file, _image(file) as image:
         resized_to(image.size, preprocessing)
-        end = ENDS.get(image.format or "", b"")
+        end = ENDS.get(image.format or "")
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         whole = end is not None and end in file.read()
     if not whole:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import check_whole, differences, package_versions, sha256, write_json
+from common.files import check_whole, differences, package_versions, read_json, sha256, write_json
 from featuresExtractor.datasets import Dataset, no_pictures
 from featuresExtractor.extractor import Report
 from featuresExtractor.models import Model
@@ -92,8 +91,7 @@ def record_reduced(
 
 def _read(path: Path) -> dict[str, Any]:
     """The `.json` beside a features file."""
-    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return facts
+    return read_json(path.with_suffix(".json"))
 
 
 def same_features(path: Path, chosen: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ import torch
 
 from common.device import device_name
 from common.errors import InputError, listed, printable
-from common.files import partial_name
+from common.files import package_versions, partial_name
 from common.lock import held
 from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
@@ -45,10 +45,10 @@ def run_all(jobs: Sequence[Job]) -> tuple[dict[str, str], int]:
         try:
             left_out += run_job(job)
         except (InputError, OSError) as error:  # wrong input, no network, a full disk
-            failed[job.model.name] = str(error).removeprefix(f"{job.model.name}: ")
+            failed[job.model.name] = printable(str(error).removeprefix(f"{job.model.name}: "))
         except Exception as error:  # a fault of the program, or of a library: the night goes on
             traceback.print_exc()
-            failed[job.model.name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed[job.model.name] = printable(f"{type(error).__name__}: {error}".splitlines()[0])
         if job.model.name in failed:
             print(f"{job.model.name} failed: {failed[job.model.name]}", file=sys.stderr)
         gc.collect()
@@ -91,6 +91,8 @@ def _run_stages(job: Job) -> int:
     else:
         more = f" (and {len(job.outputs) - 1} more)" if len(job.outputs) > 1 else ""
         print(f"{_shown(job.outputs[0])}{more} is there and was made in the same way: used again")
+        if journal.begun:
+            print(f"note: {_shown(journal.path)}: begun with --overwrite, which goes on with it", file=sys.stderr)
     for part in job.reductions:
         if job.overwrite or not _is_reduced(job, part):
             reduce(job, part)
@@ -137,7 +139,7 @@ def extract_features(job: Job, weights: Weights, chosen: Mapping[str, Any], jour
     """The first stage: pictures -> the files of the backbone's outputs. Goes on where the journal ends; returns what
     the `.json` says."""
     readable = replace(job, dataset=_readable(job))
-    journal.check(_begun(chosen, readable.dataset), job.overwrite)
+    journal.check(_begun(readable, chosen), job.overwrite)
     if journal.begun is None:
         _check_outdated(job)
     kind = job.processor.kind
@@ -153,10 +155,16 @@ def extract_features(job: Job, weights: Weights, chosen: Mapping[str, Any], jour
     return {"skipped": [*readable.dataset.skipped, *report.skipped]}
 
 
-def _begun(chosen: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """What an extraction must have in common with one that goes on with it. The pictures may differ where they were
-    not read yet."""
-    return {**chosen, "dataset": {"kind": dataset.kind, "names": dataset.names_digest()}}
+def _begun(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What an extraction must have in common with one that goes on with it, to the last digit. The pictures may differ
+    where they were not read yet."""
+    return {
+        **chosen,
+        "dataset": {"kind": job.dataset.kind, "names": job.dataset.names_digest()},
+        "device": job.device.type,
+        "compiled": job.compiled,
+        "versions": package_versions(),
+    }
 
 
 def _readable(job: Job) -> Dataset:
@@ -202,7 +210,9 @@ def _write_features(job: Job, forward: Forward, journal: Journal, chosen: Mappin
     """Runs the loop under a line that says what runs, and gives the files their names."""
     _announce(job, forward)
     rows = [row_type(job.dataset.sides, shape, job.dataset.longest_name) for shape in forward.shapes]
-    _check_room(job, sum(row.itemsize for row in rows) * len(job.dataset) * job.views)
+    reduced = row_type(job.dataset.sides, job.processor.components or 0, job.dataset.longest_name)
+    numbers = sum(row.itemsize for row in rows) + reduced.itemsize * len(job.reductions)
+    _check_room(job, numbers * len(job.dataset) * job.views)
     count, again = len(job.dataset), journal.begun is not None
     with ExitStack() as stack:
         stack.callback(journal.close)
@@ -211,9 +221,10 @@ def _write_features(job: Job, forward: Forward, journal: Journal, chosen: Mappin
             for path, row in zip(job.outputs, rows, strict=True)
         ]
         if again:
+            forward.batch = min(forward.batch, journal.batch)
             journal.verify(job.dataset, writers)
             print(f"going on: {journal.items:,} of {count:,} {job.dataset.kind} are done")
-        journal.begin(_begun(chosen, job.dataset))
+        journal.begin(_begun(job, chosen), forward.batch)
         with _told_what_is_kept(job, journal):
             report = extract(job.dataset, forward, writers, journal, job.workers, job.skip)
             if not report.written:

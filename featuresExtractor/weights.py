@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+SIZED = b"bytearray"
+
+
 @dataclass(frozen=True)
 class Weights:
     """Where a network's weights come from: a file and its SHA-256, or a seed for random ones."""
@@ -94,6 +97,7 @@ def random_network(model: Model, seed: int) -> nn.Module:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict in a safetensors or .pt file (read with weights_only, so that nothing in it is executed)."""
     check_archive(path)
+    _check_sizes(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -106,6 +110,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "a TorchScript archive must be saved again as a state dict"
         ) from error
     return _state_dict(content, path)
+
+
+def _check_sizes(path: Path) -> None:
+    """InputError for a pickle that makes a `bytearray`: torch admits it, a number says how long it is, and no file of
+    weights has one."""
+    if path.suffix == ".safetensors" or not path.is_file():
+        return
+    before = b""
+    with path.open("rb") as file:
+        while chunk := file.read(2**24):
+            if SIZED in before + chunk:
+                raise InputError(f"{path}: asks for memory by a number ({SIZED.decode()}); not a plain state dict")
+            before = chunk[-len(SIZED) :]
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:

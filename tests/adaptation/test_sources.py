@@ -114,17 +114,18 @@ def test_the_label_is_the_model_the_json_names(tmp_path: Path) -> None:
     assert source.folder == "timm-vit_base_patch14_dinov2.lvd142m"
 
 
-@pytest.mark.parametrize("facts", [None, {}, [], 3, {"settings": 3}, of(None), of(7), of(""), of(" "), of(["a"])])
+@pytest.mark.parametrize("facts", [None, {}, {"settings": 3}, of(None), of(7), of(""), of(" "), of(["a"])])
 def test_without_a_model_in_the_json_it_is_the_folder(tmp_path: Path, facts: Any) -> None:
     assert labels(touch(tmp_path / "vit" / "features.npy", facts)) == ["vit"]
 
 
-@pytest.mark.parametrize("written", [b"", b"{", b"\xff", b"[" * 100_000])
-def test_a_json_that_cannot_be_read_is_no_json(tmp_path: Path, written: bytes) -> None:
+@pytest.mark.parametrize("written", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3"])
+def test_a_damaged_json_is_told(tmp_path: Path, written: bytes) -> None:
+    """Without it nothing tells whether the features are whole."""
     file = touch(tmp_path / "vit" / "features.npy")
     file.with_suffix(".json").write_bytes(written)
-    (source,) = find_sources([file])
-    assert (source.label, source.protocol) == ("vit", "unknown")
+    with pytest.raises(InputError, match=r"features\.json: damaged; get it again"):
+        find_sources([file])
 
 
 def test_without_a_folder_it_is_the_stem() -> None:

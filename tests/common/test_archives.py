@@ -218,3 +218,17 @@ def test_arrays_that_are_one_stay_one() -> None:
 def test_no_time_is_kept() -> None:
     with zipfile.ZipFile(io.BytesIO(canonical(skops.io.dumps(fitted())))) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_anything_in_front_of_an_archive_is_no_way_around(tmp_path: Path) -> None:
+    path = bomb(tmp_path / "bomb.skops", 50_000_000)
+    path.write_bytes(b"X" + path.read_bytes())
+    with pytest.raises(InputError, match="would become"):
+        check_archive(path)
+
+
+def test_a_packed_pickle_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", b"N." * 10)
+    with pytest.raises(InputError, match="holds a packed pickle"):
+        check_archive(tmp_path / "w.pt")

@@ -79,19 +79,38 @@ def test_a_full_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "x.py: error: out/features.npy: No space left on device\n"
 
 
-def test_other_system_errors_are_faults_of_the_program() -> None:
-    with pytest.raises(OSError, match="broken"):
-        console.guarded("x.py", raising(OSError(errno.EBADF, "broken")))
+@pytest.mark.parametrize("number", [errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.EISDIR, errno.ENOENT])
+def test_other_system_errors_are_told_in_one_line_too(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.guarded("x.py", raising(OSError(number, os.strerror(number), "a\x1b.npy"))) == 2
+    assert capsys.readouterr().err == f"x.py: error: a\\x1b.npy: {os.strerror(number)}\n"
 
 
-def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+def test_an_error_that_the_system_did_not_make_is_a_fault_of_the_program() -> None:
+    with pytest.raises(OSError, match="odd"):
+        console.guarded("x.py", raising(OSError("odd")))
+
+
+def test_a_full_memory_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.guarded("x.py", raising(MemoryError())) == 2
+    assert capsys.readouterr().err.startswith("x.py: error: the memory is full")
+
+
+def test_a_terminal_that_lacks_a_character_is_no_reason_to_end() -> None:
+    program = "from common import console; console.guarded('x.py', lambda: print('\\u00fc') or 0)"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, env=environment)
+    assert done.stdout == b"\\xfc\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_it_without_a_word() -> None:
     lines = "print('line'); return 0"
     program = f"import sys\nfrom common import console\ndef f():\n    {lines}\nsys.exit(console.guarded('x.py', f))"
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, check=False, cwd=ROOT)
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(

@@ -138,11 +138,24 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert str(told.value) == f"{tmp_path / 'no.npy'}: no features file could be read here (No such file or directory)"
 
 
-@pytest.mark.parametrize("written", [None, b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b"null"])
-def test_a_json_that_cannot_be_read_is_no_facts(tmp_path: Path, written: bytes | None) -> None:
-    if written is not None:
-        (tmp_path / "features.json").write_bytes(written)
+def test_without_a_json_there_are_no_facts(tmp_path: Path) -> None:
     assert files.read_facts(tmp_path / "features.npy") == {}
+
+
+@pytest.mark.parametrize("written", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b"null"])
+def test_a_json_that_cannot_be_read_is_damaged(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "features.json").write_bytes(written)
+    with pytest.raises(ValueError, match=r"."):
+        files.read_json(tmp_path / "features.json")
+    with pytest.raises(InputError, match=r"features\.json: damaged"):
+        files.read_facts(tmp_path / "features.npy")
+
+
+def test_a_json_of_holes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "features.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="no JSON file of ours"):
+        files.read_json(tmp_path / "features.json")
 
 
 def test_what_differs_is_named_as_json_has_it() -> None:

@@ -9,8 +9,10 @@ from threading import Thread
 
 import pytest
 
+from common import files
 from common.errors import InputError
 from common.files import sha256
+from featuresExtractor import download as download_module
 from featuresExtractor.download import Damaged, check_fetched, download, named_hash, revision
 
 BODY = bytes(range(256)) * 5000
@@ -52,6 +54,25 @@ def test_file_that_was_cut_short_leaves_the_one_that_is_there(server: Callable[[
     with pytest.raises(Damaged):
         download(server(7), tmp_path / "weights.pth")
     assert (tmp_path / "weights.pth").read_bytes() == b"old"
+
+
+def test_two_processes_may_fetch_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins, and ends, while the first is at it: neither takes the other's half for the whole."""
+    (tmp_path / "source").write_bytes(BODY)
+    path, url, read = tmp_path / "cache" / "weights.pth", (tmp_path / "source").as_uri(), 0
+    finish = files.finish_file
+
+    def slow(partial: Path, target: Path) -> None:
+        nonlocal read
+        read += 1
+        if read == 1:
+            download(url, path)
+            assert path.read_bytes() == BODY
+        finish(partial, target)
+
+    monkeypatch.setattr(download_module, "finish_file", slow)
+    download(url, path)
+    assert (read, path.read_bytes(), [*path.parent.iterdir()]) == (2, BODY, [path])
 
 
 def blob(tmp_path: Path, name: str) -> Path:

@@ -89,7 +89,7 @@ def run_into(
         ]
         if again:
             journal.verify(dataset, writers)
-        journal.begin({})
+        journal.begin({}, 4)
         assert journal.file is not None
         stack.enter_context(journal.file)
         report = extract(dataset, forward, writers, journal, workers, skip)
@@ -533,7 +533,8 @@ def test_picture_that_changed_meanwhile_is_named_and_read_again_by_the_next_call
     handle = forward.backbone.register_forward_hook(change)
     with pytest.raises(InputError) as caught:
         run(root, forward, 2, skip, keep=True)
-    told = "changed or gone since the start: left/a0.png, right/a0.png; the same command reads these again"
+    what_to_do = "put back what is gone, and the same command reads these again"
+    told = f"changed or gone since the start: left/a0.png, right/a0.png; {what_to_do}"
     assert str(caught.value) == f"{root}: {told}"
     handle.remove()
     rows, report = run(root, forward, 2, skip, keep=True)

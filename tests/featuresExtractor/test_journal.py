@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from common.files import sha256
 from featuresExtractor.datasets import Dataset, Skipped, find_images
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
 from featuresExtractor.forward import Drift
@@ -55,7 +56,7 @@ def batch(dataset: Dataset, writers: Sequence[FeaturesWriter], items: range, lef
 def begun(dataset: Dataset, outputs: list[Path]) -> Journal:
     """A journal of three batches, the middle one without an item, and no longer open."""
     journal = Journal(outputs)
-    journal.begin(BEGUN)
+    journal.begin(BEGUN, 4)
     with writers_of(outputs) as writers:
         for items, left_out in ((range(2), ()), (range(2, 4), (3,)), (range(4, 6), ())):
             journal.add(batch(dataset, writers, items, left_out))
@@ -87,8 +88,9 @@ def test_what_was_noted_is_read_back(begun: Journal, outputs: list[Path]) -> Non
     again = Journal(outputs)
     assert (again.begun, again.done, again.items) == (BEGUN, begun.done, 6)
     assert (again.drift, again.sealed) == (None, None)
-    again.begin(BEGUN)
+    again.begin(BEGUN, 4)
     again.add_drift(drift := Drift("bf16", 2, 0.5, 0.75))
+    outputs[1].with_name("b.closed.npy").touch()
     whole = [{"facts": {"é": 1}, "file": "a.partial.npy"}, {"facts": {}, "file": "b.closed.npy"}]
     again.seal(whole)
     again.close()
@@ -105,7 +107,7 @@ def test_without_a_journal_there_is_nothing_to_go_on_with(outputs: list[Path]) -
 
 def test_every_line_is_on_the_disk_when_it_is_noted(dataset: Dataset, outputs: list[Path]) -> None:
     journal = Journal(outputs)
-    journal.begin(BEGUN)
+    journal.begin(BEGUN, 4)
     with writers_of(outputs) as writers:
         for number in range(3):
             journal.add(batch(dataset, writers, range(number, number + 1)))
@@ -122,7 +124,7 @@ def test_last_line_that_was_cut_short_is_dropped_and_cut_off(begun: Journal, out
         whole = max(start for start in starts if start <= length)
         assert again.done == begun.done[: starts.index(whole) - 1]
         with closing(again):
-            again.begin(BEGUN)
+            again.begin(BEGUN, 4)
             assert begun.path.read_bytes() == contents[:whole]
             for done in begun.done[len(again.done) :]:
                 again.add(done)
@@ -136,14 +138,14 @@ def test_journal_without_a_whole_first_line_is_begun_anew(begun: Journal, output
         again = Journal(outputs)
         assert (again.begun, again.done) == (None, [])
         with closing(again):
-            again.begin(BEGUN)
+            again.begin(BEGUN, 4)
             assert begun.path.read_bytes() == contents[: contents.index(b"\n") + 1]
 
 
 def test_journal_of_nothing_does_not_stay(outputs: list[Path]) -> None:
     with writers_of(outputs):
         journal = Journal(outputs)
-        journal.begin(BEGUN)
+        journal.begin(BEGUN, 4)
         assert journal.path.exists()
     journal.close()
     assert list(outputs[0].parent.iterdir()) == []
@@ -160,7 +162,7 @@ def test_link_in_the_place_of_the_journal_is_not_followed(content: bytes, output
     path.symlink_to(mine)
     with closing(Journal(outputs)) as journal:
         assert journal.begun is None
-        journal.begin(BEGUN)
+        journal.begin(BEGUN, 4)
         assert mine.read_bytes() == content
         assert not path.is_symlink()
 
@@ -194,7 +196,7 @@ def test_work_begun_with_other_settings_is_dropped_when_asked_for(begun: Journal
         journal.check({**BEGUN, "model": "other"}, overwrite=True)
         assert (journal.begun, journal.done, journal.items) == (None, [], 0)
         assert list(begun.path.parent.iterdir()) == []
-        journal.begin({**BEGUN, "model": "other"})
+        journal.begin({**BEGUN, "model": "other"}, 4)
         assert Journal(outputs).begun == {**BEGUN, "model": "other"}
 
 
@@ -265,7 +267,7 @@ def test_batch_that_was_done_again_holds_beside_the_line_that_no_longer_does(
     now = find_images(dataset.root)
     assert verified(outputs, now) == [range(2), range(4, 6)]
     journal = Journal(outputs)
-    journal.begin(BEGUN)
+    journal.begin(BEGUN, 4)
     with writers_of(outputs, again=True) as writers:
         for items in (range(2, 3), range(3, 4)):
             journal.add(batch(now, writers, items))
@@ -332,7 +334,7 @@ def test_line_of_a_stranger_ends_what_is_read(
     begun.path.write_bytes(b"".join([*lines[:2], line, b"\n", *lines[2:]]))
     assert verified(outputs, dataset) == [range(2)]
     with closing(Journal(outputs)) as again:
-        again.begin(BEGUN)
+        again.begin(BEGUN, 4)
     assert begun.path.read_bytes() == b"".join(lines[:2])
 
 
@@ -369,9 +371,12 @@ def test_batches_without_a_beginning_are_none(first: bytes, begun: Journal, outp
     begun.path.write_bytes(b"".join([first, *lines]))
     with closing(Journal(outputs)) as again:
         again.check(BEGUN, overwrite=False)
-        again.begin(BEGUN)
+        again.begin(BEGUN, 4)
         assert again.done == []
-        assert begun.path.read_bytes() == json.dumps({"begun": BEGUN, "files": ["a.npy", "b.npy"]}).encode() + b"\n"
+        assert (
+            begun.path.read_bytes()
+            == json.dumps({"begun": BEGUN, "files": ["a.npy", "b.npy"], "batch": 4}).encode() + b"\n"
+        )
 
 
 @pytest.mark.parametrize("value", ["5", "[]", "[5]", "[{}, {}]", '[{"facts": {}, "file": "a.partial.npy"}]'])
@@ -402,8 +407,9 @@ def sealed(begun: Journal, outputs: list[Path]) -> Journal:
     """The journal with all files whole, one of them as a copy without what was left out."""
     outputs[1].with_name("b.closed.npy").write_bytes(b"closed")
     journal = Journal(outputs)
-    journal.begin(BEGUN)
-    journal.seal([{"facts": {"sha256": "x"}, "file": "a.partial.npy"}, {"facts": {}, "file": "b.closed.npy"}])
+    journal.begin(BEGUN, 4)
+    whole = ["a.partial.npy", "b.closed.npy"]
+    journal.seal([{"facts": {"sha256": sha256(outputs[0].with_name(name))}, "file": name} for name in whole])
     journal.close()
     return Journal(outputs)
 
@@ -414,7 +420,18 @@ def test_sealed_files_get_their_names_and_the_journal_ends(begun: Journal, outpu
     assert sorted(path.name for path in begun.path.parent.iterdir()) == ["a.json", "a.npy", "b.json", "b.npy"]
     assert outputs[0].read_bytes() == expected
     assert outputs[1].read_bytes() == b"closed"
-    assert json.loads(outputs[0].with_suffix(".json").read_text()) == {"sha256": "x"}
+    assert json.loads(outputs[0].with_suffix(".json").read_text()) == {"sha256": sha256(outputs[0])}
+
+
+def test_seal_of_a_file_that_a_power_cut_took_is_none(begun: Journal, outputs: list[Path]) -> None:
+    """What there is of the work stays, to be gone on with."""
+    sealed(begun, outputs)
+    outputs[1].with_name("b.closed.npy").unlink()
+    journal = Journal(outputs)
+    assert (journal.sealed, journal.items) == (None, 6)
+    outputs[1].write_bytes(b"of before")
+    assert Journal(outputs).sealed is None
+    assert outputs[0].with_name("a.partial.npy").exists()
 
 
 @pytest.mark.parametrize("steps", range(5))

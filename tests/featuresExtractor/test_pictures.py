@@ -66,7 +66,7 @@ def test_picture_in_every_frequent_format_is_in_order(
 
 def test_frequent_formats_are_tried_first_and_those_that_start_programs_never() -> None:
     assert formats()[:1] == ["JPEG"]
-    assert set(formats()[:3]) == {"JPEG", "PNG", "GIF"}
+    assert "PNG" in formats()[1:3]
     assert not set(pictures.REFUSED) & set(formats())
     assert not {".eps", ".ps", ".mpg", ".wmf", ".h5", ".grib"} & suffixes()
 
@@ -99,7 +99,7 @@ def test_file_that_holds_no_picture_is_refused(tmp_path: Path) -> None:
     assert fault(path) == "not a picture in a format that is known here"
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".bmp", ".ppm", ".tif", ".tga", ".webp"])
 @pytest.mark.parametrize("part", [0.5, 0.9])
 def test_picture_that_was_cut_is_refused(
     part: float, suffix: str, picture: Callable[..., Path], tmp_path: Path
@@ -107,7 +107,7 @@ def test_picture_that_was_cut_is_refused(
     path = picture(tmp_path / f"a{suffix}", (330, 210))
     contents = path.read_bytes()
     path.write_bytes(contents[: int(part * len(contents))])
-    assert "truncated" in fault(path) or "broken" in fault(path)
+    assert any(word in fault(path) for word in ("truncated", "broken", "could not create decoder"))
 
 
 def test_picture_with_something_behind_its_end_is_in_order(picture: Callable[..., Path], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torchvision import transforms as tv
 from common.errors import InputError
 from common.files import sha256
 from common.lock import held
+from featuresExtractor import stages
 from featuresExtractor.datasets import find_images
 from featuresExtractor.embeddings import FeaturesWriter
 from featuresExtractor.job import Job
@@ -694,6 +695,30 @@ def test_work_begun_with_other_settings_is_refused_and_dropped_when_asked_for(
     run_job(job(root, "adapt", batch=2, seed=9, views=1, overwrite=True))
     run_job(job(root, "adapt", batch=2, seed=9, views=1, folder=out / "whole"))
     assert arrays_of(out / "tiny") == arrays_of(out / "whole")
+
+
+def test_work_is_gone_on_with_in_the_same_arithmetic_alone(
+    job: MakeJob, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(3)
+    with power_cut("add", 1):
+        run_job(job(root, "adapt", batch=2))
+    assert "unfinished work is here, with other compiled; " in refusal(job(root, "adapt", batch=2, compiled=True))
+    monkeypatch.setattr(stages, "package_versions", lambda: {"torch": "0.1"})
+    assert "unfinished work is here, with other versions; " in refusal(job(root, "adapt", batch=2))
+
+
+def test_work_is_gone_on_with_in_batches_of_no_more_pictures(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a GPU that has more memory now computes as it did."""
+    root = pairs(6)
+    run_job(job(root, "adapt", batch=2, folder=out / "whole"))
+    with power_cut("add", 2):
+        run_job(job(root, "adapt", batch=2))
+    run_job(job(root, "adapt", batch=64))
+    assert arrays_of(out / "tiny") == arrays_of(out / "whole")
+    assert "going on: 2 of 6 pairs are done" in capsys.readouterr().out.splitlines()
 
 
 def test_other_pictures_than_the_work_was_begun_with_are_refused(

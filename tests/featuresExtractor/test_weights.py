@@ -481,3 +481,10 @@ def test_torchvisions_first_names_of_densenet_are_known(tmp_path: Path) -> None:
     write_pt(named, tmp_path / "w.pt")
     network, _ = loaded(model, str(tmp_path / "w.pt"))
     assert same(network, tensors)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_memory_that_a_number_asks_for_is_refused(zipped: bool, tiny_model: Model, tmp_path: Path) -> None:
+    """torch admits a `bytearray` of any length in a few bytes of pickle."""
+    torch.save({"weight": bytearray(1000)}, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    assert message(tiny_model, tmp_path / "w.pt").startswith("asks for memory by a number (bytearray)")

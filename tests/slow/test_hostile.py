@@ -84,6 +84,24 @@ def endless_header(place: Path) -> None:
     (place / "x.npy").write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b"(" * 10**6)
 
 
+def header_of_holes(place: Path) -> None:
+    with (place / "x.npy").open("wb") as file:
+        file.write(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31))
+        file.truncate(2**31 + 100)
+
+
+def old_file_of_holes(place: Path) -> None:
+    with (place / "x.npy").open("wb") as file:
+        np.lib.format.write_array(file, np.array({}, object), allow_pickle=True)
+        file.truncate(2**40)
+
+
+def json_of_holes(place: Path) -> None:
+    write_features(place / "x.npy", 0)
+    with (place / "x.json").open("wb") as file:
+        file.truncate(2**31)
+
+
 def bare_pickle(place: Path) -> None:
     (place / "x.npy").write_bytes(pickle.dumps(Canary(place)))
 
@@ -110,6 +128,7 @@ def changed_byte(place: Path) -> None:
 FEATURES = [
     *(many_rows, wide_rows, many_rows_of_holes, objects, objects_in_rows, header_that_is_code, endless_header),
     *(bare_pickle, pickle_that_claims_length, hostile_json, changed_byte),
+    *(header_of_holes, old_file_of_holes, json_of_holes),
 ]
 
 
@@ -134,6 +153,14 @@ def pickled_weights(place: Path) -> None:
     (place / "w.pt").write_bytes(pickle.dumps(Canary(place)))
 
 
+def weights_of_a_number(place: Path) -> None:
+    """A few bytes that ask for 2 GB."""
+    code = b"\x80\x02}X\x01\x00\x00\x00wcbuiltins\nbytearray\nJ" + struct.pack("<i", 2 * 10**9) + b"\x85Rs."
+    with zipfile.ZipFile(place / "w.pt", "w") as archive:
+        archive.writestr("w/data.pkl", code)
+        archive.writestr("w/version", "3\n")
+
+
 def tensors_that_lie(place: Path) -> None:
     """A header of safetensors that promises a terabyte."""
     text = json.dumps({"w": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}}).encode()
@@ -146,7 +173,7 @@ def long_safetensors_header(place: Path) -> None:
 
 WEIGHTS = [
     *(weights_bomb, weights_with_code, old_weights_with_code, pickled_weights, tensors_that_lie),
-    long_safetensors_header,
+    *(long_safetensors_header, weights_of_a_number),
 ]
 
 
@@ -166,7 +193,8 @@ def refused(command: list[str], place: Path) -> str:
 @pytest.mark.parametrize("make", FEATURES)
 def test_features_of_a_stranger(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path)
-    assert "x.npy" in refused([*TRAIN, "x.npy"], tmp_path)
+    line = refused([*TRAIN, "x.npy"], tmp_path)
+    assert "x.npy" in line or "x.json: damaged" in line
     assert not list(tmp_path.glob("out/run*"))
 
 
@@ -190,6 +218,9 @@ def test_names_lead_nowhere(tmp_path: Path) -> None:
     for side in ("left", "right"):
         for name in ("a.png", "b.png"):
             draw_picture(tmp_path / "pairs" / side / name)
+    with (tmp_path / "holes.csv").open("wb") as file:
+        file.truncate(2**31)
+    assert "a CSV of names has no more" in refused([*EXTRACT, "--weights", "random", "--subset", "holes.csv"], tmp_path)
     (tmp_path / "names.csv").write_text("name\n../../../../etc/passwd\n/etc/passwd\n\x1b[31mred.png\na.png\n")
     line = refused([*EXTRACT, "--weights", "random", "--subset", "names.csv"], tmp_path)
     assert "../../../../etc/passwd" in line
