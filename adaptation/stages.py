@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -117,6 +118,18 @@ def layout(model: Model, plan: Plan) -> Layout:
     return lay_out(size, plan.runs, plan.device, plan.memory, settings.precision == "bf16")
 
 
+def check_disk(models: Sequence[Model], plan: Plan, top: Path) -> None:
+    """InputError when the disk has no room for the checkpoints, which are the largest of what is written: a head's
+    weights, and Adam's two moments of each."""
+    widths = [plan.reduction.components if plan.reduction else model.survey.width for model in models]
+    weights = sum(head_sizes(plan.settings.head, width)[1] for width in widths)
+    needed = 3 * torch.float32.itemsize * weights * plan.runs
+    there = next(folder for folder in (top, *top.resolve().parents) if folder.is_dir())
+    if needed > (free := shutil.disk_usage(there).free):
+        told = f"the checkpoints take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
+        raise InputError(f"{printable(str(top))}: {told}; make room, give another folder, or fewer --runs")
+
+
 def room_for(
     models: Sequence[Model],
     plan: Plan,
@@ -139,6 +152,7 @@ def room_for(
         results.check_folder(model.folder, overwrite)
         room.inside(model.folder)
         layout(model, plan)
+    check_disk(models, plan, top)
     if room.begin(facts, overwrite):
         print("going on with the runs that an interrupted call left")
     return room, False

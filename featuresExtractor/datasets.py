@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import InputError, listed
+from common.errors import InputError, listed, printable
 from common.names import read_names, select, stem
 from featuresExtractor.pictures import suffixes
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
+ALONE = "no image of the same name on the other side"
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,12 @@ def _find_pairs(root: Path, skip: bool) -> Dataset:
     left, right = (_by_stem(root / side) for side in PAIR_SIDES)
     orphans = [path for own, other in ((left, right), (right, left)) for key, path in own.items() if key not in other]
     if orphans and not skip:
+        for path in orphans:
+            print(printable(f"{path.parent.name}/{path.name}: {ALONE}"), file=sys.stderr)
         raise InputError("; ".join(_orphan_lines(root, orphans)) + "; --on-error skip leaves them out")
     items: list[tuple[Path, ...]] = [(left[key], right[key]) for key in sorted(left.keys() & right.keys())]
-    reason = "no image of the same name on the other side"
-    return Dataset(
-        root, PAIR_SIDES, items, tuple(Skipped(path.relative_to(root).as_posix(), reason) for path in orphans)
-    )
+    skipped = tuple(Skipped(path.relative_to(root).as_posix(), ALONE) for path in orphans)
+    return Dataset(root, PAIR_SIDES, items, skipped)
 
 
 def _orphan_lines(root: Path, orphans: list[Path]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -929,6 +931,18 @@ def test_the_very_same_runs_are_not_made_again(
     assert contents(tmp_path) == before
     assert train.main([*call, "--overwrite"]) == 0
     assert trained_numbers == [[1], [2]] * 2
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_seen_before_training(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    width = numbers().shape[-1]
+    needed = 2 * 3 * 4 * 1024 * width  # runs; weights and two moments of each; bytes; the paper's head
+    for free, code in ((needed - 1, 2), (needed, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert train.main([*arguments(features, tmp_path / "new" / "runs"), "-e", "1", "-r", "2"]) == code
+        assert (tmp_path / "new" / "runs" / "summary.json").exists() == (code == 0)
+        assert ("the checkpoints take 0.0 GB" in capsys.readouterr().err) == (code == 2)
 
 
 @pytest.mark.parametrize(

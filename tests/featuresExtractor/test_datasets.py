@@ -92,10 +92,13 @@ def test_orphans_are_named_on_both_sides(tmp_path: Path) -> None:
     )
 
 
-def test_many_orphans_are_counted(tmp_path: Path) -> None:
+def test_many_orphans_are_counted_and_each_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = touch(tmp_path, "left/x.png", "right/x.png", *(f"left/{number:04}.png" for number in range(1200)))
     assert ": 1,200 left images have no right image of the same name: 0000.png, " in refusal(root)
     assert " and 1,190 more; --on-error" in refusal(root)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) > 10
+    assert all(line.endswith(": no image of the same name on the other side") for line in told)
 
 
 def test_orphans_are_skipped_and_reported_when_asked_for(tmp_path: Path) -> None:
