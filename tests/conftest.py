@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,13 @@ def draw_picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks.resize(size, Image.Resampling.BICUBIC).save(path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_are_heeded() -> None:
+    """Also where the suite runs in the background, for which shells have Ctrl-C ignored by all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -71,6 +71,16 @@ def test_what_signals_did_before_they_do_again(number: signal.Signals) -> None:
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
+def test_what_is_to_be_ignored_is_ignored() -> None:
+    """As `nohup`, and shells for what runs in the background, ask."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        assert signal.signal(signal.SIGINT, before) is signal.SIG_IGN
+
+
 def test_stopped_is_what_ctrl_c_is_to_others() -> None:
     assert issubclass(Stopped, KeyboardInterrupt)  # which `except Exception` lets through
 
