@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -97,11 +96,3 @@ def test_another_thread_than_the_main_one_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert found == before
-
-
-def test_a_signal_leaves_no_process_behind() -> None:
-    with started(WAIT) as process:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
-    with pytest.raises(ProcessLookupError):
-        os.kill(process.pid, 0)
