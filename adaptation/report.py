@@ -56,10 +56,8 @@ def _file(folder: Path, kind: str) -> Path:
     return folder / f"comparison.{kind}"
 
 
-def write_report(
-    folder: Path, records: Sequence[Record], conditions: Conditions, facts: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """Writes the files, all of them made before the first is written; returns their contents by kind."""
+def write_report(folder: Path, records: Sequence[Record], conditions: Conditions, facts: Mapping[str, Any]) -> None:
+    """Writes the files, all of them made before the first is written."""
     numbers = {**facts, "records": [asdict(record) for record in records]}
     texts = {
         "txt": tables.as_text(records, conditions),
@@ -71,4 +69,3 @@ def write_report(
     for kind, content in contents.items():
         with written_whole(_file(folder, kind)) as partial:
             partial.write_bytes(content)
-    return contents
