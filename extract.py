@@ -34,7 +34,7 @@ from common import console
 from common.errors import InputError
 
 if TYPE_CHECKING:
-    from featuresExtractor.datasets import Dataset
+    from featuresExtractor.images.dataset import Dataset
     from featuresExtractor.job import Job
     from featuresExtractor.models import Model
     from featuresExtractor.processor import Processor
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the files; names and folders are checked before torch is imported."""
-    from featuresExtractor.datasets import find_images, keep_subset
+    from featuresExtractor.images.dataset import find_images, keep_subset
     from featuresExtractor.models import find_models
     from featuresExtractor.processor import parse_processor
 

@@ -21,10 +21,10 @@ from benchmarks import plain
 from benchmarks.table import Apart, Row, median_seconds
 from common.device import cores, tf32
 from featuresExtractor.activations import TappedBackbone
-from featuresExtractor.datasets import Dataset, find_images
 from featuresExtractor.embeddings import FeaturesWriter, read_pairs, row_type
 from featuresExtractor.extractor import extract
 from featuresExtractor.forward import Forward
+from featuresExtractor.images.dataset import Dataset, find_images
 from featuresExtractor.journal import Journal
 from featuresExtractor.layers import resolve
 from featuresExtractor.models import Model

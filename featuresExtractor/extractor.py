@@ -16,11 +16,11 @@ from tqdm import tqdm
 from common.console import duration
 from common.errors import InputError, listed, printable
 from common.progress import progress
-from featuresExtractor.datasets import Dataset, Skipped
 from featuresExtractor.embeddings import FeaturesWriter, make_rows
 from featuresExtractor.forward import Drift, Forward
+from featuresExtractor.images.dataset import Dataset, Skipped
+from featuresExtractor.images.loader import Batch, read_batches
 from featuresExtractor.journal import Done, Journal, changed, left_to_do
-from featuresExtractor.reading import Batch, read_batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from featuresExtractor.datasets import Dataset
+from featuresExtractor.images.dataset import Dataset
 from featuresExtractor.models import Model
 from featuresExtractor.processor import Processor, Reduction
 

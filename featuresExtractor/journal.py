@@ -18,9 +18,9 @@ from typing import IO, Any
 from common.errors import InputError, printable
 from common.files import NO_LINK, differences, is_whole, sync_folder, write_json
 from common.progress import progress
-from featuresExtractor.datasets import Dataset, Skipped, State, state_of
 from featuresExtractor.embeddings import FeaturesWriter, unfinished_names
 from featuresExtractor.forward import Drift
+from featuresExtractor.images.dataset import Dataset, Skipped, State, state_of
 
 
 @dataclass(frozen=True)

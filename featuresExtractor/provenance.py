@@ -9,8 +9,8 @@ from typing import Any
 
 from common.errors import InputError
 from common.files import check_whole, differences, package_versions, read_json, sha256, write_json
-from featuresExtractor.datasets import Dataset, no_pictures
 from featuresExtractor.extractor import Report
+from featuresExtractor.images.dataset import Dataset, no_pictures
 from featuresExtractor.models import Model
 from featuresExtractor.weights import Weights
 

@@ -24,15 +24,15 @@ from common.files import package_versions, partial_name
 from common.lock import held
 from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
-from featuresExtractor.datasets import Dataset, no_pictures
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
 from featuresExtractor.extractor import Report, extract, kept
 from featuresExtractor.forward import Forward
+from featuresExtractor.images.dataset import Dataset, no_pictures
+from featuresExtractor.images.loader import check_pictures, without
 from featuresExtractor.job import Job
 from featuresExtractor.journal import Journal
 from featuresExtractor.pca import check_components
 from featuresExtractor.processor import Reduction, made_from, reduce_features
-from featuresExtractor.reading import check_pictures, without
 from featuresExtractor.weights import Weights, find_weights, load_backbone
 
 

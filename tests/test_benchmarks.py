@@ -16,7 +16,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import extraction, pca, plain, startup, training
 from benchmarks.table import Apart, Row, median_seconds, shown
 from common import device as devices
-from featuresExtractor.datasets import find_images
+from featuresExtractor.images.dataset import find_images
 from featuresExtractor.pca import fit_pca
 
 CPU = torch.device("cpu")

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError
-from featuresExtractor import reading
 from featuresExtractor.activations import TappedBackbone, raw
-from featuresExtractor.datasets import Dataset, Skipped, find_images
 from featuresExtractor.embeddings import FeaturesWriter, row_type
 from featuresExtractor.extractor import Report, extract, kept
 from featuresExtractor.forward import Drift, Forward
+from featuresExtractor.images import loader as reading
+from featuresExtractor.images.dataset import Dataset, Skipped, find_images
+from featuresExtractor.images.decode import read_picture
+from featuresExtractor.images.loader import read_item
 from featuresExtractor.journal import Done, Journal
 from featuresExtractor.models import Model
-from featuresExtractor.pictures import read_picture
-from featuresExtractor.reading import read_item
 from featuresExtractor.weights import find_weights, load_backbone
 
 CPU = torch.device("cpu")

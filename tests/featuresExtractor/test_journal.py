@@ -14,9 +14,9 @@ import pytest
 
 from common.errors import InputError
 from common.files import sha256
-from featuresExtractor.datasets import Dataset, Skipped, find_images
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
 from featuresExtractor.forward import Drift
+from featuresExtractor.images.dataset import Dataset, Skipped, find_images
 from featuresExtractor.journal import Done, Journal, changed, left_to_do
 
 BEGUN = {"model": "tiny", "views": ["original", "flipped"]}

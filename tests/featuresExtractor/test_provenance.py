@@ -15,8 +15,8 @@ import torch
 from common.errors import InputError
 from common.files import write_json
 from featuresExtractor import provenance
-from featuresExtractor.datasets import Dataset, Skipped, find_images
 from featuresExtractor.extractor import Report
+from featuresExtractor.images.dataset import Dataset, Skipped, find_images
 from featuresExtractor.models import PAPER_224, as_in_the_paper, find_model
 from featuresExtractor.weights import Weights
 

@@ -25,8 +25,8 @@ from common.errors import InputError
 from common.files import sha256
 from common.lock import held
 from featuresExtractor import stages
-from featuresExtractor.datasets import find_images
 from featuresExtractor.embeddings import FeaturesWriter
+from featuresExtractor.images.dataset import find_images
 from featuresExtractor.job import Job
 from featuresExtractor.journal import Journal
 from featuresExtractor.models import Model

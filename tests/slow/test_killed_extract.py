@@ -82,7 +82,7 @@ POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
     "joined": [
         ("within featuresExtractor.journal.Journal._add", [1, 3]),
         ("before featuresExtractor.journal.Journal._add", [1, 2, 9]),
-        ("before featuresExtractor.reading.read_item", [1, 13]),
+        ("before featuresExtractor.images.loader.read_item", [1, 13]),
         ("before featuresExtractor.forward.Forward._fill", [1, 5]),
         ("after featuresExtractor.embeddings.FeaturesWriter.put", [1, 4, 15]),
         ("before featuresExtractor.embeddings.FeaturesWriter.seal", [1, 2]),

@@ -87,7 +87,7 @@ def read_all(pipe: Connection, path: str) -> None:
     """Reads what comes through the pipe as pictures, in a process of its own; tells the outcome and the memory."""
     import warnings
 
-    from featuresExtractor.pictures import check_picture, read_picture, reason_of
+    from featuresExtractor.images.decode import check_picture, read_picture, reason_of
     from featuresExtractor.transforms import Preprocessing
 
     warnings.simplefilter("ignore")

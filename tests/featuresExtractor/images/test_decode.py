@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from featuresExtractor import pictures
-from featuresExtractor.pictures import check_picture, formats, open_picture, read_picture, reason_of, suffixes
+from featuresExtractor.images import decode as pictures
+from featuresExtractor.images.decode import check_picture, formats, open_picture, read_picture, reason_of, suffixes
 from featuresExtractor.transforms import Preprocessing, prepare
 
 SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from featuresExtractor.datasets import Dataset, Skipped, State, find_images, keep_subset, no_pictures, state_of
+from featuresExtractor.images.dataset import Dataset, Skipped, State, find_images, keep_subset, no_pictures, state_of
 
 
 def touch(root: Path, *names: str) -> Path:

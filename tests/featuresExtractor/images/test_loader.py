@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from featuresExtractor import reading
-from featuresExtractor.datasets import Dataset, Skipped, find_images
+from featuresExtractor.images import loader as reading
+from featuresExtractor.images.dataset import Dataset, Skipped, find_images
+from featuresExtractor.images.decode import read_picture
+from featuresExtractor.images.loader import OUTSIDE, Batch, check_pictures, read_batches, read_item, without
 from featuresExtractor.journal import left_to_do
-from featuresExtractor.pictures import read_picture
-from featuresExtractor.reading import OUTSIDE, Batch, check_pictures, read_batches, read_item, without
 from featuresExtractor.transforms import Preprocessing
 
 SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.progress import progress
-from featuresExtractor.datasets import Dataset, Skipped
-from featuresExtractor.pictures import check_picture, read_picture, reason_of
+from featuresExtractor.images.dataset import Dataset, Skipped
+from featuresExtractor.images.decode import check_picture, read_picture, reason_of
 from featuresExtractor.transforms import Preprocessing
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Image files -> prepared pixels: pairs found by name, files checked and decoded, images read ahead by threads."""
