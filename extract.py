@@ -22,6 +22,7 @@ at the end (exit code 1), and the same command again goes on with what is missin
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -35,6 +36,7 @@ from common.errors import InputError
 
 if TYPE_CHECKING:
     from featuresExtractor.images.dataset import Dataset
+    from featuresExtractor.images.decode import Decoding
     from featuresExtractor.job import Job
     from featuresExtractor.models import Model
     from featuresExtractor.processor import Processor
@@ -123,6 +125,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--strict", action="store_true", help="end with exit code 1 when something was left out (with --on-error skip)")
     add("--follow-links", action="store_true", help="also read pictures that are links to other places")
+    add(
+        "--value-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="the values of black and of white in images of more than 8 bits a sample, such as 0 4095 (default: as the "
+        "file says, or else all of its 16 bits)",
+    )
+    add(
+        "--color",
+        choices=("stored", "srgb"),
+        default="stored",
+        help="stored: the numbers in the file, as the networks were trained; srgb: converted by the image's colour "
+        "profile (default stored)",
+    )
+    add(
+        "--max-pixels",
+        type=console.positive,
+        metavar="N",
+        help="admit images of up to N pixels (default 178,956,970, against files that grow beyond any memory)",
+    )
     add("--overwrite", action="store_true", help="replace what is there; features that fit are kept for another PCA")
     console.add_device(parser)
     console.add_precision(
@@ -217,6 +240,7 @@ def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processo
     device = choose_device(args.gpu)
     check_precision(args.precision, device)
     check_compiler(args.compile)
+    decoding = _decoding(args)
     return [
         Job(
             model,
@@ -234,10 +258,22 @@ def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processo
             links=args.follow_links,
             precision=args.precision,
             compiled=args.compile,
+            decoding=decoding,
             flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         )
         for model in models
     ]
+
+
+def _decoding(args: argparse.Namespace) -> Decoding:
+    """How image files become RGB; InputError for a range of values that is none."""
+    from featuresExtractor.images.decode import MOST_PIXELS, Decoding
+
+    low, high = args.value_range or (0.0, 1.0)
+    if not (-math.inf < low < high < math.inf):
+        raise InputError(f"--value-range {low:g} {high:g}: LOW must be below HIGH, and both be finite numbers")
+    value_range = (low, high) if args.value_range else None
+    return Decoding(value_range, args.color, args.max_pixels or MOST_PIXELS)
 
 
 def check_compiler(wanted: bool) -> None:

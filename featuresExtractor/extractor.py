@@ -18,7 +18,8 @@ from common.errors import InputError, listed, printable
 from common.progress import progress
 from featuresExtractor.embeddings import FeaturesWriter, make_rows
 from featuresExtractor.forward import Drift, Forward
-from featuresExtractor.images.dataset import Dataset, Skipped
+from featuresExtractor.images.dataset import Dataset, Remark, Skipped
+from featuresExtractor.images.decode import STORED, Decoding
 from featuresExtractor.images.loader import Batch, read_batches
 from featuresExtractor.journal import Done, Journal, changed, left_to_do
 
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What an extraction did: items that are written, what was left out, how far the features are from those of fp32
-    where they are in another precision; and of this call the pictures and the seconds spent on each part."""
+    """What an extraction did: items that are written, what was left out, remarks about the images, how far the features
+    are from those of fp32 where they are in another precision; and of this call the pictures and the seconds spent on
+    each part."""
 
     written: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
     drift: Drift | None = None
     pictures: int = 0
     seconds: dict[str, float] = field(
@@ -64,6 +67,7 @@ def extract(
     journal: Journal,
     workers: int,
     skip: bool = False,
+    decoding: Decoding = STORED,
 ) -> Report:
     """Writes the features of every item of `dataset` that the journal does not have yet, each output to its file;
     returns what was done.
@@ -75,7 +79,7 @@ def extract(
     report, clock = Report(), _Clock()
     views, sides = len(forward.views), len(dataset.sides)
     parts = left_to_do(len(dataset), max(1, forward.batch // sides), [done.items for done in journal.done])
-    batches = read_batches(dataset, forward.preprocessing, parts, workers, forward.room)
+    batches = read_batches(dataset, forward.preprocessing, parts, workers, forward.room, decoding)
     todo = sum(map(len, parts))
     with (
         progress(len(dataset) * sides * views, "extract", "images", (len(dataset) - todo) * sides * views) as bar,
@@ -99,6 +103,7 @@ def extract(
     _check_unchanged(dataset, journal)
     report.written = int(kept(dataset, journal).sum())
     report.skipped = [fault for done in sorted(journal.done, key=Done.first) for fault in done.faults]
+    report.remarks = [remark for done in sorted(journal.done, key=Done.first) for remark in done.remarks]
     report.drift = journal.drift
     return report
 
@@ -161,7 +166,7 @@ def _write(
         sums.append(writer.put(batch.items.start, blocks))
     states = [state for index in batch.items for state in dataset.states[index]]
     left_out = [index for index in batch.items if index not in batch.indices]
-    journal.add(Done(batch.items, states, left_out, batch.faults, sums))
+    journal.add(Done(batch.items, states, left_out, batch.faults, sums, batch.remarks))
 
 
 def _placed(by_item: NDArray[np.float32], good: Sequence[int], count: int) -> NDArray[np.float32]:

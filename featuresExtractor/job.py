@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from featuresExtractor.images.dataset import Dataset
+from featuresExtractor.images.decode import STORED, Decoding
 from featuresExtractor.models import Model
 from featuresExtractor.processor import Processor, Reduction
 
@@ -17,9 +18,9 @@ from featuresExtractor.processor import Processor, Reduction
 class Job:
     """One model's features of one dataset.
 
-    `folder` receives the files; `weights` and `seed` are those of `find_weights`; `batch` bounds the pictures at
-    a time; with `links` pictures may lie outside of the dataset's folder; `flags` is what the user said, for the
-    record.
+    `folder` receives the files; `weights` and `seed` are those of `find_weights`; `batch` bounds the images at a time;
+    with `links` pictures may lie outside of the dataset's folder; `decoding` is how files become RGB; `flags` is what
+    the user said, for the record.
     """
 
     model: Model
@@ -38,6 +39,7 @@ class Job:
     flags: Mapping[str, object] = field(default_factory=dict)
     precision: str = "fp32"
     compiled: bool = False
+    decoding: Decoding = STORED
 
     @property
     def vectors(self) -> int:

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,25 +20,31 @@ from common.files import NO_LINK, differences, is_whole, sync_folder, write_json
 from common.progress import progress
 from featuresExtractor.embeddings import FeaturesWriter, unfinished_names
 from featuresExtractor.forward import Drift
-from featuresExtractor.images.dataset import Dataset, Skipped, State, state_of
+from featuresExtractor.images.dataset import Dataset, Remark, Skipped, State, state_of
 
 
 @dataclass(frozen=True)
 class Done:
-    """A batch that was written: its items, the state of their pictures at the start, the items left out, why, and a
-    checksum of its rows in each file."""
+    """A batch that was written: its items, the state of their pictures at the start, the items left out, why, a
+    checksum of its rows in each file, and remarks about its images."""
 
     items: range
     states: list[State]
     left_out: list[int]
     faults: list[Skipped]
     sums: list[int]
+    remarks: list[Remark] = field(default_factory=list)
 
     def line(self) -> dict[str, Any]:
         """As JSON has it."""
-        faults = [[fault.name, fault.reason] for fault in self.faults]
-        items = [self.items.start, self.items.stop]
-        return {"items": items, "states": self.states, "left_out": self.left_out, "faults": faults, "sums": self.sums}
+        return {
+            "items": [self.items.start, self.items.stop],
+            "states": self.states,
+            "left_out": self.left_out,
+            "faults": [[fault.name, fault.reason] for fault in self.faults],
+            "sums": self.sums,
+            "remarks": [[remark.name, remark.text] for remark in self.remarks],
+        }
 
     def first(self) -> int:
         """The first item, to sort by."""
@@ -51,7 +57,8 @@ class Done:
         left_out, faults = [*map(_count, line["left_out"])], [Skipped(*map(str, fault)) for fault in line["faults"]]
         if not all(start <= index < stop for index in left_out):
             raise ValueError("left out what is not in the batch")
-        return cls(range(start, stop), states, left_out, faults, [*map(int, line["sums"])])
+        remarks = [Remark(*map(str, remark)) for remark in line.get("remarks", [])]
+        return cls(range(start, stop), states, left_out, faults, [*map(int, line["sums"])], remarks)
 
 
 def _count(value: Any) -> int:

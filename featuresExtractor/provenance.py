@@ -11,6 +11,7 @@ from common.errors import InputError
 from common.files import check_whole, differences, package_versions, read_json, sha256, write_json
 from featuresExtractor.extractor import Report
 from featuresExtractor.images.dataset import Dataset, no_pictures
+from featuresExtractor.images.decode import STORED, Decoding
 from featuresExtractor.models import Model
 from featuresExtractor.weights import Weights
 
@@ -28,9 +29,11 @@ def settings(
     views: int,
     activation: str = "normalised",
     precision: str = "fp32",
+    decoding: Decoding = STORED,
 ) -> dict[str, Any]:
     """Everything that the numbers in a features file depend on, but for rounding."""
     preprocessing = asdict(model.preprocessing) | {"alpha": "over white", "orientation": "as its EXIF says"}
+    preprocessing |= _unusual(decoding)
     return {
         "model": model.name,
         "network": {"library": model.library, "architecture": model.architecture, "tag": model.tag},
@@ -46,6 +49,20 @@ def settings(
     }
 
 
+def _unusual(decoding: Decoding) -> dict[str, Any]:
+    """What changes pixels and is not the default: files of earlier versions do not record it."""
+    used = {"value_range": list(decoding.value_range or ()), "color": decoding.color}
+    return {name: value for name, value in used.items() if value not in ([], STORED.color)}
+
+
+def remarks_of(report: Report) -> dict[str, list[str]]:
+    """Return the names of the images that each remark is about: `{text: [name, ...]}`."""
+    found: dict[str, list[str]] = {}
+    for remark in report.remarks:
+        found.setdefault(remark.text, []).append(remark.name)
+    return found
+
+
 def facts_of(
     chosen: Mapping[str, Any], origin: str, report: Report, dataset: Dataset, flags: Mapping[str, Any], digest: str
 ) -> dict[str, Any]:
@@ -56,6 +73,7 @@ def facts_of(
         "weights_origin": origin,
         "written": report.written,
         "skipped": [asdict(item) for item in (*dataset.skipped, *report.skipped)],
+        "remarks": remarks_of(report),
         "drift": asdict(report.drift) if report.drift else None,
         "no_pictures": no_pictures(dataset),
         "flags": flags,

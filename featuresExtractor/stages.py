@@ -84,7 +84,7 @@ def _run_stages(job: Job) -> int:
         _give_names(job, journal)  # the last step of what was cut short
     weights = find_weights(job.model, job.weights, job.seed)
     activation = job.processor.kind.activation
-    chosen = provenance.settings(job.model, weights, job.dataset, job.views, activation, job.precision)
+    chosen = provenance.settings(job.model, weights, job.dataset, job.views, activation, job.precision, job.decoding)
     facts = _reusable(job, chosen, named)
     if facts is None:
         facts = extract_features(job, weights, chosen, journal)
@@ -96,6 +96,7 @@ def _run_stages(job: Job) -> int:
     for part in job.reductions:
         if job.overwrite or not _is_reduced(job, part):
             reduce(job, part)
+    _warn_of_remarks(facts.get("remarks") or {})
     return _warn(job, len(facts["skipped"]))
 
 
@@ -152,7 +153,8 @@ def extract_features(job: Job, weights: Weights, chosen: Mapping[str, Any], jour
         print(f"{_shown(path)}: {report.written:,} {job.dataset.kind}, {shape} numbers a picture")
     if report.pictures:
         print(report.summary())
-    return {"skipped": [*readable.dataset.skipped, *report.skipped]}
+    remarks = provenance.remarks_of(report)
+    return {"skipped": [*readable.dataset.skipped, *report.skipped], "remarks": remarks}
 
 
 def _begun(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def _begun(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any]:
 def _readable(job: Job) -> Dataset:
     """The pictures that can be read, by their headers: better seen now than after some hours. InputError where there
     are others, or with `skip` where there is nothing else."""
-    faults = check_pictures(job.dataset, job.model.preprocessing, job.workers, job.links)
+    faults = check_pictures(job.dataset, job.model.preprocessing, job.workers, job.links, job.decoding)
     if not faults:
         return job.dataset
     if not job.skip:
@@ -226,7 +228,7 @@ def _write_features(job: Job, forward: Forward, journal: Journal, chosen: Mappin
             print(f"going on: {journal.items:,} of {count:,} {job.dataset.kind} are done")
         journal.begin(_begun(job, chosen), forward.batch)
         with _told_what_is_kept(job, journal):
-            report = extract(job.dataset, forward, writers, journal, job.workers, job.skip)
+            report = extract(job.dataset, forward, writers, journal, job.workers, job.skip, job.decoding)
             if not report.written:
                 raise _none_readable(job)
             facts = partial(provenance.facts_of, chosen, origin, report, job.dataset, job.flags)
@@ -312,6 +314,13 @@ def _warn(job: Job, skipped: int) -> int:
         told = _shown(job.outputs[0].with_suffix(".json"))
         print(f"warning: {skipped:,} left out; {told} tells which and why", file=sys.stderr)
     return skipped
+
+
+def _warn_of_remarks(remarks: Mapping[str, Sequence[str]]) -> None:
+    """Lists on stderr what a person should know about the images, each remark with the images that it is about."""
+    for text, names in remarks.items():
+        images = "image" if len(names) == 1 else "images"
+        print(printable(f"warning: {len(names):,} {images}: {text}: {listed(names, 3)}"), file=sys.stderr)
 
 
 def reduce(job: Job, part: Reduction) -> None:

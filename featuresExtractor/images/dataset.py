@@ -28,6 +28,14 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Remark:
+    """Something that a person should know about an image that was read: what the `.json` beside the features lists."""
+
+    name: str
+    text: str
+
+
 class State(NamedTuple):
     """A file's size in bytes and its time of change in nanoseconds; -1 where there is no file."""
 

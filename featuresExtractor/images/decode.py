@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -32,7 +33,34 @@ KINDS = {
     stat.S_IFCHR: "a device",
 }
 
+MOST_PIXELS = 178_956_970  # of an image in a file; Pillow's own bound against files that grow beyond any memory
+
 _large = Lock()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the numbers in image files become 8-bit RGB.
+
+    `value_range` (low, high) is what black and white are in samples of more than 8 bits; None: as the file says, or
+    all of its bits. `color` is `stored`, the numbers in the file, or `srgb`, converted by the file's colour profile.
+    Images of more than `max_pixels` pixels are refused.
+    """
+
+    value_range: tuple[float, float] | None = None
+    color: str = "stored"
+    max_pixels: int = MOST_PIXELS
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Prepared pixels (3, crop, crop) in 0..255, and remarks: what a person should know about this image."""
+
+    pixels: NDArray[np.uint8]
+    remarks: tuple[str, ...] = ()
+
+
+STORED = Decoding()
 
 
 @cache
@@ -77,17 +105,22 @@ def _image(file: IO[bytes]) -> Image.Image:
         raise ValueError("not a picture in a format that is known here") from error
 
 
-def read_picture(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The prepared pixels (3, crop, crop) of the first frame of an image file; any exception says what is wrong."""
+def read_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> NDArray[np.uint8]:
+    """Return the prepared pixels (3, crop, crop) of an image file; see `decode_picture`."""
+    return decode_picture(path, preprocessing, decoding).pixels
+
+
+def decode_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> Decoded:
+    """Decode and prepare the first frame of an image file; any exception says what is wrong."""
     with open_picture(path) as image, _turn(image):
-        return prepare(image, preprocessing)
+        return Decoded(prepare(image, preprocessing))
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:
     return _large if image.width * image.height > LARGE else nullcontext()
 
 
-def check_picture(path: Path, preprocessing: Preprocessing) -> None:
+def check_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> None:
     """Raises what `read_picture` would, as far as the header tells; a file that seems to be cut is read to its end."""
     with _opened(path) as file, _image(file) as image:
         resized_to(image.size, preprocessing)
@@ -95,7 +128,7 @@ def check_picture(path: Path, preprocessing: Preprocessing) -> None:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         whole = end is not None and end in file.read()
     if not whole:
-        read_picture(path, preprocessing)
+        read_picture(path, preprocessing, decoding)
 
 
 def reason_of(error: Exception, path: Path) -> str:

@@ -9,8 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.progress import progress
-from featuresExtractor.images.dataset import Dataset, Skipped
-from featuresExtractor.images.decode import check_picture, read_picture, reason_of
+from featuresExtractor.images.dataset import Dataset, Remark, Skipped
+from featuresExtractor.images.decode import STORED, Decoding, check_picture, decode_picture, reason_of
 from featuresExtractor.transforms import Preprocessing
 
 if TYPE_CHECKING:
@@ -31,7 +30,9 @@ CHECKED = 64  # pictures that a thread checks at a time
 OUTSIDE = "a link to a place outside of the dataset; --follow-links reads it"
 
 
-def check_pictures(dataset: Dataset, preprocessing: Preprocessing, workers: int, links: bool = False) -> list[Skipped]:
+def check_pictures(
+    dataset: Dataset, preprocessing: Preprocessing, workers: int, links: bool = False, decoding: Decoding = STORED
+) -> list[Skipped]:
     """Every picture that cannot be read, as far as its header tells, and why. With `links` those may lead anywhere."""
     paths = [path for item in dataset.items for path in item]
     root = dataset.root.resolve()
@@ -42,7 +43,7 @@ def check_pictures(dataset: Dataset, preprocessing: Preprocessing, workers: int,
             leads_out = path.parent in strange or (path.is_symlink() and not path.resolve().is_relative_to(root))
             if leads_out and not links:
                 return OUTSIDE
-            check_picture(path, preprocessing)
+            check_picture(path, preprocessing, decoding)
         except Exception as error:  # decoders raise whatever a broken file leads them to
             return reason_of(error, path)
         return None
@@ -70,7 +71,8 @@ def without(dataset: Dataset, faults: Sequence[Skipped]) -> Dataset:
 @dataclass(frozen=True)
 class Batch:
     """Consecutive items: their indices (`items`) and those that could be read (`indices`), the pixels of these
-    (indices * sides, 3, crop, crop) uint8 with the channels last in memory, and what could not be read and why.
+    (indices * sides, 3, crop, crop) uint8 with the channels last in memory, what could not be read and why, and remarks
+    about the others.
 
     The pixels hold until the next batch is asked for."""
 
@@ -78,18 +80,23 @@ class Batch:
     indices: list[int]
     pixels: Pixels
     faults: list[Skipped]
+    remarks: list[Remark] = field(default_factory=list)
 
 
-def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing, pixels: Pixels) -> list[Skipped]:
-    """Reads and prepares the pictures of one item into `pixels` (sides, 3, crop, crop), each decoded once; returns what
-    could not be read."""
-    faults = []
+def read_item(
+    dataset: Dataset, index: int, preprocessing: Preprocessing, pixels: Pixels, decoding: Decoding = STORED
+) -> list[Skipped | Remark]:
+    """Decode the images of one item into `pixels` (sides, 3, crop, crop), each once; return what could not be read, and
+    remarks about the others."""
+    found: list[Skipped | Remark] = []
     for path, target in zip(dataset.items[index], pixels, strict=True):
         try:
-            target[:] = read_picture(path, preprocessing)
+            decoded = decode_picture(path, preprocessing, decoding)
+            target[:] = decoded.pixels
+            found += [Remark(dataset.name(path), text) for text in decoded.remarks]
         except Exception as error:  # as above
-            faults.append(Skipped(dataset.name(path), reason_of(error, path)))
-    return faults
+            found.append(Skipped(dataset.name(path), reason_of(error, path)))
+    return found
 
 
 def read_batches(
@@ -98,6 +105,7 @@ def read_batches(
     parts: Sequence[range],
     workers: int,
     allocate: Callable[[tuple[int, ...]], Pixels],
+    decoding: Decoding = STORED,
 ) -> Generator[Batch, None, None]:
     """A batch for each of `parts`, in order, decoded by `workers` threads.
 
@@ -107,22 +115,28 @@ def read_batches(
     ahead = min(len(parts), max(3, 1 + math.ceil(2 * workers / size)))
     rooms = [allocate((size, sides, crop, crop, 3)).transpose(0, 1, 4, 2, 3) for _ in range(ahead)]
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[list[Future[list[Skipped]]]] = deque()
+        waiting: deque[list[Future[list[Skipped | Remark]]]] = deque()
         try:
             for number, part in enumerate(parts):
                 for later in range(number + len(waiting), min(number + ahead, len(parts))):
                     room = rooms[later % ahead]
-                    reads = (partial(read_item, dataset, index, preprocessing) for index in parts[later])
-                    waiting.append([pool.submit(read, room[slot]) for slot, read in enumerate(reads)])
+                    waiting.append(
+                        [
+                            pool.submit(read_item, dataset, index, preprocessing, room[slot], decoding)
+                            for slot, index in enumerate(parts[later])
+                        ]
+                    )
                 yield _finished(part, rooms[number % ahead], [future.result() for future in waiting.popleft()])
         finally:
             for future in chain.from_iterable(waiting):
                 future.cancel()
 
 
-def _finished(part: range, room: Pixels, faults: list[list[Skipped]]) -> Batch:
+def _finished(part: range, room: Pixels, found: list[list[Skipped | Remark]]) -> Batch:
     """A batch, closed up where items could not be read."""
-    good = [slot for slot, found in enumerate(faults) if not found]
+    faults = [[one for one in of_item if isinstance(one, Skipped)] for of_item in found]
+    good = [slot for slot, of_item in enumerate(faults) if not of_item]
+    remarks = [one for slot in good for one in found[slot] if isinstance(one, Remark)]
     pixels = room[: len(part)] if len(good) == len(part) else room[good]
     indices = [part[slot] for slot in good]
-    return Batch(part, indices, pixels.reshape(-1, *room.shape[2:]), list(chain.from_iterable(faults)))
+    return Batch(part, indices, pixels.reshape(-1, *room.shape[2:]), list(chain.from_iterable(faults)), remarks)

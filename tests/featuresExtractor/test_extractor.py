@@ -24,7 +24,7 @@ from featuresExtractor.extractor import Report, extract, kept
 from featuresExtractor.forward import Drift, Forward
 from featuresExtractor.images import loader as reading
 from featuresExtractor.images.dataset import Dataset, Skipped, find_images
-from featuresExtractor.images.decode import read_picture
+from featuresExtractor.images.decode import Decoded, decode_picture
 from featuresExtractor.images.loader import read_item
 from featuresExtractor.journal import Done, Journal
 from featuresExtractor.models import Model
@@ -254,13 +254,13 @@ def test_every_picture_is_decoded_once(
     tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    original = read_picture
+    original = decode_picture
 
-    def counted(path: Path, *rest: Any) -> NDArray[np.uint8]:
+    def counted(path: Path, *rest: Any) -> Decoded:
         read.append(path.as_posix())
         return original(path, *rest)
 
-    monkeypatch.setattr(reading, "read_picture", counted)
+    monkeypatch.setattr(reading, "decode_picture", counted)
     run(pairs(4), forward_of(tiny_model, 3))
     assert len(read) == len(set(read)) == 8
 
@@ -464,13 +464,13 @@ def test_what_is_done_is_not_read_again(
     root = pairs(6)
     with pytest.raises(KeyboardInterrupt):
         run(root, cut_after(tiny_model, 2), keep=True)
-    read, original = [], read_picture
+    read, original = [], decode_picture
 
-    def noted(path: Path, *rest: Any) -> NDArray[np.uint8]:
+    def noted(path: Path, *rest: Any) -> Decoded:
         read.append(path.name)
         return original(path, *rest)
 
-    monkeypatch.setattr(reading, "read_picture", noted)
+    monkeypatch.setattr(reading, "decode_picture", noted)
     capsys.readouterr()
     _, report = run(root, forward_of(tiny_model, 4), keep=True)
     assert sorted(read) == ["a4.png", "a4.png", "a5.png", "a5.png"]
