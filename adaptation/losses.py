@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from common.vectors import to_unit
+
 BOUNDED = 40.0  # up to this t, exp(t S - t) of cosines is no smaller than exp(-80), which a float32 can hold
 TILE_ROWS, TILE = 512, 2**24  # rows and numbers of a tile: with fewer rows the products become slow
-SHORTEST = 1e-12  # what a vector's length is taken as at least, as by torch's `normalize`
+SHORTEST = 1e-12  # the least length that a gradient is divided by, as in torch's `normalize`
+NEAR, TIE = 1e-6, 2.0**-23  # cosines this near are computed again in float64; those that still differ by less are tied
+PAIRS = 2**22  # numbers of vectors that are computed in float64 at a time
+MOST_NEAR = 16  # near candidates a pair, on average, that are looked at again; of more, all count against the partner
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Contrast:
 
 def cosine_similarities(left: Tensor, right: Tensor) -> Tensor:
     """S (..., N, N): cosine of each left with each right embedding (..., N, D), in -1..1; partners on the diagonal."""
-    return F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).mT
+    return to_unit(left)[0] @ to_unit(right)[0].mT
 
 
 def contrast(
@@ -76,14 +80,14 @@ class _Loss(torch.autograd.Function):
     def forward(
         ctx: Any, left: Tensor, right: Tensor, temperature: float, tiling: Tiling, ranked: bool, wanted: bool
     ) -> tuple[Tensor, ...]:
-        lengths = [torch.linalg.vector_norm(side, dim=-1, keepdim=True).clamp_(min=SHORTEST) for side in (left, right)]
-        units = [side / length for side, length in zip((left, right), lengths, strict=True)]
+        (left_units, left_lengths), (right_units, right_lengths) = to_unit(left), to_unit(right)
+        units, lengths = (left_units, right_units), (left_lengths, right_lengths)
         walk = _Walk(units[0], units[1], temperature, tiling, ranked)
         loss = walk.losses()
         ranks, gradients = walk.ranks_and_gradients(wanted)
         for gradient, unit, length in zip(gradients, units, lengths, strict=False):  # none are there to evaluate
             along = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)  # a change of length changes no cosine
-            gradient.addcmul_(unit, along, value=-1).div_(length)
+            gradient.addcmul_(unit, along, value=-1).div_(length.clamp(min=SHORTEST))
         ctx.save_for_backward(*gradients)
         ctx.scale = temperature / (2 * left.shape[-2])
         ctx.mark_non_differentiable(*ranks)
@@ -167,11 +171,52 @@ class _Walk:
         gradients = [torch.zeros_like(side) for side in (self.left, self.right)] if wanted else []
         for rows, tile, scratch in self._tiles() if ranks or gradients else ():
             if ranks:
-                ranks[0][:, rows] -= torch.lt(tile, self.partners[:, rows, None], out=scratch).sum(-1)
-                ranks[1] -= torch.lt(tile, self.partners[:, None], out=scratch).sum(-2)
+                ranks[0][:, rows] -= self._behind(tile, rows, -1, scratch)
+                ranks[1] -= self._behind(tile, rows, -2, scratch)
             if gradients:
                 self._add_gradients(rows, self._derivatives(rows, tile, scratch), gradients)
         return ranks, gradients
+
+    def _behind(self, tile: Tensor, rows: slice, dim: int, scratch: Tensor) -> Tensor:
+        """How many candidates of a tile are less similar than the partner of each row (dim -1) or each column (-2)."""
+        partners = self.partners[:, rows, None] if dim == -1 else self.partners[:, None]
+        if self.tiling.factors is not None:
+            return torch.lt(tile, partners, out=scratch).sum(dim)
+        behind = torch.lt(tile, partners - NEAR, out=scratch).sum(dim)
+        if tile.device.type == "cpu":  # on a GPU to look would be to wait: there all that are near count as tied
+            near = torch.lt(tile, partners + NEAR, out=scratch).sum(dim) - behind
+            near[:, slice(None) if dim == -1 else rows] -= 1  # the partner itself
+            if (chosen := (near > 0).nonzero()).numel():
+                behind += self._behind_by_little(tile, rows, dim, chosen)
+        return behind
+
+    def _behind_by_little(self, tile: Tensor, rows: slice, dim: int, chosen: Tensor) -> Tensor:
+        """The same of the candidates near the partner, for the `chosen` (run, row or column): computed pair by pair in
+        float64, so that no shape of a tile decides. What then is equal but for rounding is tied, and not behind."""
+        across, first = (tile, 0) if dim == -1 else (tile.mT, rows.start)
+        run, query = chosen.T
+        own = query + (rows.start if dim == -1 else 0)
+        partners = self.partners[run, own, None]
+        values = across[run, query]
+        near = (values >= partners - NEAR) & (values < partners + NEAR)
+        which, candidate = near.nonzero(as_tuple=True)
+        counts = tile.new_zeros(across.shape[:2])
+        if len(which) > MOST_NEAR * self.count:
+            return counts
+        run, query, own, candidate = run[which], query[which], own[which], candidate + first
+        less = self._cosines(dim, run, own, candidate) < self._cosines(dim, run, own, own) - TIE
+        return counts.index_put_((run, query), less.to(counts), accumulate=True)
+
+    def _cosines(self, dim: int, run: Tensor, query: Tensor, candidate: Tensor) -> Tensor:
+        """Cosines in float64 of some queries with one candidate each: of lefts with rights (dim -1), or the reverse."""
+        sides = (self.left, self.right) if dim == -1 else (self.right, self.left)
+        parts = [torch.split(indices, max(1, PAIRS // self.left.shape[-1])) for indices in (run, query, candidate)]
+        return torch.cat(
+            [
+                (sides[0][number, one].double() * sides[1][number, other].double()).sum(-1)
+                for number, one, other in zip(*parts, strict=True)
+            ]
+        )
 
     def _derivatives(self, rows: slice, tile: Tensor, scratch: Tensor) -> Tensor:
         """P + Q - 2 [i = j] of a tile, written over it."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from common.vectors import to_unit
 from featuresExtractor.folding import fold_batch_norms
 from featuresExtractor.models import Model
 
@@ -54,7 +54,7 @@ def pooled(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
 
 def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
     """Pooled, then brought to unit L2 length (the paper's figure of the method): -> (N, C) float32."""
-    return F.normalize(pooled(activation, tokens, prefix), dim=1)
+    return to_unit(pooled(activation, tokens, prefix))[0]
 
 
 def reduction(name: str, model: Model) -> Reduce:

@@ -4,6 +4,7 @@ sorting."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptation import losses
+from adaptation.heads import build_head
 from adaptation.losses import Tiling, _Walk, contrast, cosine_similarities
 
 WHOLE = Tiling()
@@ -288,13 +290,12 @@ def test_vectors_of_zeros_find_nobody_and_break_nothing(temperature: float, tili
 
 
 @pytest.mark.parametrize("tiling", [WHOLE, AGAIN])
-def test_vectors_of_zeros_and_near_it_are_what_torch_takes_them_as(tiling: Tiling) -> None:
+def test_vectors_of_zeros_are_what_torch_takes_them_as(tiling: Tiling) -> None:
     left, right = embeddings(count=9)
     left[0, 3] = 0
-    left[0, 5] *= 3e-13 / left[0, 5].norm()  # so short that its cosines are no longer brought to 1
     plain, ours = with_gradients((left, right)), with_gradients((left, right))
     targets = torch.arange(9)
-    logits = BELOW * cosine_similarities(*plain)[0]
+    logits = BELOW * (F.normalize(plain[0][0], dim=-1) @ F.normalize(plain[1][0], dim=-1).T)
     expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
     found = contrast(*ours, BELOW, tiling).loss
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -302,6 +303,72 @@ def test_vectors_of_zeros_and_near_it_are_what_torch_takes_them_as(tiling: Tilin
         learn(loss)
     assert plain[1].grad is not None
     torch.testing.assert_close(ours[1].grad, plain[1].grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [-90, -64, 64, 100])
+def test_lengths_whose_squares_no_float_holds_change_nothing(power: int) -> None:
+    left, right = embeddings()
+    scaled = with_gradients((left * 2.0**power, right * 2.0**-power))
+    plain = with_gradients((left, right))
+    found, expected = contrast(*scaled, BELOW), contrast(*plain, BELOW)
+    assert torch.equal(found.loss, expected.loss)
+    assert all(map(torch.equal, found.ranks, expected.ranks))
+    learn(found.loss)
+    assert all(side.grad is not None and side.grad.isfinite().all() for side in scaled)
+    assert torch.equal(cosine_similarities(*scaled), cosine_similarities(*plain))
+
+
+# ---- ties
+
+
+def ranks_by_hand(left: Tensor, right: Tensor, same: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The ranks of partners in float64; pairs of one number in `same` are copies of each other, and so tied."""
+    cosines = F.cosine_similarity(left.double()[:, None], right.double()[None], dim=-1)
+    count = len(left)
+
+    def rank(values: Tensor, own: int) -> int:
+        others = [other for other in range(count) if other != own]
+        return 1 + sum(same[other] == same[own] or bool(values[other] > values[own]) for other in others)
+
+    return [rank(cosines[i], i) for i in range(count)], [rank(cosines[:, j], j) for j in range(count)]
+
+
+@pytest.mark.parametrize("tiling", [WHOLE, KEPT, Tiling(numbers=1, rows=3)])
+@pytest.mark.parametrize("width", [64, 256, 1024])
+def test_copies_are_tied_whatever_the_number_of_pairs(width: int, tiling: Tiling) -> None:
+    for count in range(5, 26):
+        generator = torch.Generator().manual_seed(count)
+        same = [index % 4 if index < 8 else index for index in range(count)]
+        left, right = (torch.randn(count, width, generator=generator)[same] for _ in range(2))
+        found = contrast((left + right)[None], right[None], BELOW, tiling).ranks
+        expected = ranks_by_hand(left + right, right, same)
+        assert [ranks[0].int().tolist() for ranks in found] == list(expected), count
+
+
+def test_copies_are_tied_behind_a_head() -> None:
+    head = build_head("original", 256, 0)
+    for count in range(5, 40):
+        same = [0, 0, *range(2, count - 1), 2]
+        right = torch.randn(count, 256, generator=torch.Generator().manual_seed(count))[same]
+        with torch.no_grad():
+            ranks = contrast(head(right)[None], head(right)[None], BELOW).ranks
+        for found in ranks:
+            assert found[0].int().tolist() == [2, 2, 2, *[1] * (count - 4), 2], count
+
+
+def test_what_is_near_and_not_equal_is_told_apart() -> None:
+    angles = torch.tensor([0.0, 1e-3, 2e-3, 1.0], dtype=torch.float64)  # cosines differ by 5e-7, five times a tie
+    right = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    left = torch.stack([right[0], right[0], right[2], right[3]])
+    ranks = contrast(left[None].float(), right[None].float(), BELOW).ranks
+    assert ranks[0][0].int().tolist() == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_embeddings_that_are_all_alike_find_nobody(count: int) -> None:
+    sides = torch.ones(2, 1, count, 16)
+    for ranks in contrast(sides[0], sides[1], BELOW).ranks:
+        assert ranks[0].int().tolist() == [count] * count
 
 
 @pytest.mark.parametrize("spoilt", ["left", "right"])

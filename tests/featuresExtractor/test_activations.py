@@ -405,3 +405,10 @@ def test_what_follows_in_place_does_not_change_what_was_tapped(reduce: Reduce) -
         (found,) = TappedBackbone(backbone, ("1",), reduce)(images(3))
         assert torch.equal(found, backbone[1](images(3).flatten(1)))
     assert (found < 0).any()
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e19, 1e25])
+def test_layers_whose_squares_no_float_holds_have_unit_length_all_the_same(factor: float) -> None:
+    maps = torch.rand(3, 5, 4, 4, generator=torch.Generator().manual_seed(0)) * factor
+    means = maps.double().mean((2, 3))
+    torch.testing.assert_close(pooled_and_normalised(maps), (means / means.norm(dim=1, keepdim=True)).float())
