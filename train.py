@@ -102,7 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--components",
         type=console.positive,
         metavar="N",
-        help=f"numbers a side that --pca-fit train keeps (default {COMPONENTS})",
+        help="which features_pcaN.npy of a folder is meant where there are several; with --pca-fit train the "
+        f"components that each run keeps (default {COMPONENTS})",
     )
     add(
         "--seed",
@@ -149,7 +150,8 @@ def run(args: argparse.Namespace) -> int:
     from common.lock import held
 
     components = _components(args)
-    sources = find_sources(args.data, reduced=components is None)
+    sources = find_sources(args.data, reduced=components is None, components=args.components)
+    _note_small_temperature(args.temperature)
     surveys = look_through(sources, args.subset, args.on_error == "skip")
     device = choose_device(args.gpu)
     check_precision(args.precision, device)
@@ -161,17 +163,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _components(args: argparse.Namespace) -> int | None:
-    """The numbers that a PCA of each run's own keeps; None without one."""
-    from common.errors import InputError
+def _note_small_temperature(temperature: float) -> None:
+    """Say that t multiplies where it looks like one that divides."""
+    if temperature < 1:
+        note = f"t multiplies the cosine here; CLIP's temperature of {temperature:g} is -t {1 / temperature:.3g}"
+        print(f"note: -t {temperature:g}: {note}", file=sys.stderr)
 
-    if args.pca_fit == "train":
-        return args.components or COMPONENTS
-    if args.components:
-        raise InputError(
-            f"--components {args.components}: is for the PCA of --pca-fit train alone; add that, or leave it"
-        )
-    return None
+
+def _components(args: argparse.Namespace) -> int | None:
+    """The components that a PCA of each run's own keeps; None without one."""
+    return (args.components or COMPONENTS) if args.pca_fit == "train" else None
 
 
 def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int | None, device: torch.device) -> Plan:
@@ -244,7 +245,7 @@ def _compare(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> N
     print(
         f"results: {args.save / 'comparison.txt'}, and .csv, .tex, .json\n"
         f"plot:    {args.save / 'comparison.png'}, and .svg\n"
-        f"curves:  tensorboard --logdir {args.save}"
+        f"curves:  tensorboard --logdir {console.quoted(args.save)}"
     )
 
 
@@ -266,7 +267,7 @@ def _report(metrics: dict[str, Any], settings: Settings, args: argparse.Namespac
     print("* picked on the test pairs, run by run: optimistic")
     print(
         f"\nresults: {args.save / 'summary.json'}\n"
-        f"curves:  {args.save / 'curves.png'}, or: tensorboard --logdir {args.save}"
+        f"curves:  {args.save / 'curves.png'}, or: tensorboard --logdir {console.quoted(args.save)}"
     )
 
 

@@ -16,6 +16,7 @@ from common.errors import InputError, listed, printable
 from common.files import read_facts
 
 FEATURES, REDUCED = "features.npy", re.compile(r"features_pca[^.]*\.npy")  # an unfinished file has one more dot
+COMPONENTS = re.compile(r"_pca(\d+)\.npy")
 DEPTH = 2  # folders below the given one: a model's name may have a slash in it
 ALL_PICTURES, TRAINING_PAIRS, NONE, UNKNOWN = "all pictures", "training pairs", "none", "unknown"
 """What a PCA was fitted on: by `extract.py`, or by each run; without one; without a `.json` that would tell."""
@@ -43,20 +44,26 @@ class Source:
         return ALL_PICTURES if "pca" in facts else NONE if facts else UNKNOWN
 
 
-def find_sources(given: Sequence[Path], reduced: bool = True) -> list[Source]:
-    """The features files meant by files and folders, each once, by label.
+def find_sources(given: Sequence[Path], reduced: bool = True, components: int | None = None) -> list[Source]:
+    """Return the features files meant by files and folders, each once, by label.
 
-    Of a model's folder it is the reduced file, if there is one; without `reduced` always `features.npy`. InputError
-    where a folder holds no such file, or several reduced ones.
+    Of a model's folder it is the reduced file, if there is one; without `reduced` always `features.npy`. `components`
+    chooses among several reduced ones. InputError where a folder holds no such file, or several and none is chosen, or
+    where `components` has nothing to choose from.
     """
-    paths = [path for one in given for path in (_in_folder(one, reduced) if one.is_dir() else [one])]
+    if reduced and components and not any(one.is_dir() for one in given):
+        raise InputError(
+            f"--components {components}: chooses a file of a folder, and no folder is given; with --pca-fit train it "
+            "is the components of each run's PCA"
+        )
+    paths = [path for one in given for path in (_in_folder(one, reduced, components) if one.is_dir() else [one])]
     distinct = {path.resolve(): path for path in reversed(paths)}
     return sorted(label_sources(list(distinct.values())), key=lambda source: source.label)
 
 
-def _in_folder(folder: Path, reduced: bool) -> list[Path]:
+def _in_folder(folder: Path, reduced: bool, components: int | None) -> list[Path]:
     """The file of each model's folder in `folder`, which may be one itself."""
-    if found := [_of_model(path, reduced) for path in _model_folders(folder, DEPTH)]:
+    if found := [_of_model(path, reduced, components) for path in _model_folders(folder, DEPTH)]:
         return found
     raise InputError(
         f"{_shown(folder)}: no features files here; extract.py -p adapt or adapt-pca N makes <model>/{FEATURES} "
@@ -78,15 +85,41 @@ def _model_folders(folder: Path, depth: int) -> Iterator[Path]:
                 yield from _model_folders(path, depth - 1)
 
 
-def _of_model(folder: Path, reduced: bool) -> Path:
+def _of_model(folder: Path, reduced: bool, components: int | None) -> Path:
     """The one features file of a model's folder that is meant."""
-    files = sorted(path for path in folder.iterdir() if REDUCED.fullmatch(path.name)) if reduced else []
+    files = sorted(filter(_is_reduced, folder.iterdir()), key=_number) if reduced else []
+    if reduced and components:
+        return _of_components(folder, files, components)
     if len(files) > 1:
-        names = listed(path.name for path in files)
-        raise InputError(f"{_shown(folder)}: several reduced files ({names}); give the files that are meant themselves")
+        raise InputError(f"{_shown(folder)}: several reduced files; {_choices(files)}")
     if not files and not (folder / FEATURES).exists():
         raise InputError(f"{_shown(folder)}: has no {FEATURES}, which --pca-fit train needs; extract it again")
     return files[0] if files else folder / FEATURES
+
+
+def _is_reduced(path: Path) -> bool:
+    return REDUCED.fullmatch(path.name) is not None
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """The components in a file's name, to sort by."""
+    found = COMPONENTS.search(path.name)
+    return int(found[1]) if found else 0, path.name
+
+
+def _of_components(folder: Path, files: Sequence[Path], components: int) -> Path:
+    """The features file of so many components."""
+    wanted = folder / f"features_pca{components}.npy"
+    if wanted in files:
+        return wanted
+    there = _choices(files) if files else f"extract.py -p adapt-pca {components} makes one"
+    raise InputError(f"{_shown(folder)}: no {wanted.name} here; {there}")
+
+
+def _choices(files: Sequence[Path]) -> str:
+    """What can be said to choose one of several files."""
+    flags = [f"--components {number}" for number, _ in map(_number, files) if number]
+    return f"choose by {', '.join(flags)}, or give the file itself: {listed(path.name for path in files)}"
 
 
 def label_sources(paths: Sequence[Path]) -> list[Source]:

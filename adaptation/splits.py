@@ -37,15 +37,23 @@ def draw_split(pairs: int, share: float, seed: int) -> Split:
 
 
 def check_share(pairs: int, share: float) -> int:
-    """The number of test pairs; InputError when a share leaves none to test or none to train."""
+    """Return the number of test pairs; InputError when a share leaves none to test or none to train."""
+    if not 0 < share < 1:
+        raise InputError(f"--test-split {share:g}: give a share between 0 and 1, such as 0.25")
+    if pairs < 2:
+        raise InputError(f"{pairs:,} pair: at least 2 are needed, one to train on and one to test on")
     # in decimals, as the share was written: 0.29 of 100 is 29, which floats make 28.999...
-    tested = math.floor(Fraction(str(share)) * pairs) if 0 < share < 1 else 0
-    if not 1 <= tested < pairs:
-        told = f"--test-split {share:g} of {pairs:,} pairs"
-        raise InputError(
-            f"{told} leaves no test pair or no train pair; a share between 0 and 1, such as 0.25, leaves both"
-        )
+    tested = math.floor(Fraction(str(share)) * pairs)
+    if not tested:
+        least = f"--test-split {_least_share(pairs)} leaves 1"
+        raise InputError(f"--test-split {share:g} of {pairs:,} pairs leaves no test pair; {least}")
     return tested
+
+
+def _least_share(pairs: int) -> str:
+    """The least share of few digits that leaves a test pair of so many."""
+    digits = len(str(pairs))
+    return f"{math.ceil(Fraction(10**digits, pairs)) / 10**digits:.{digits}f}"
 
 
 def check_ks(ks: Sequence[int], tested: int) -> None:

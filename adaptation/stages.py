@@ -28,8 +28,9 @@ from adaptation.unfinished import Unfinished
 from common.console import table
 from common.device import device_name
 from common.errors import InputError, listed, printable
-from common.files import differences, package_versions, read_facts
+from common.files import package_versions, read_facts
 from common.progress import Bar, progress
+from common.settings import differences
 
 KS, KS_COMPARED = (1, 3), (1, 3, 5)
 
@@ -85,13 +86,13 @@ def _check_same_pairs(first: Survey, other: Survey) -> None:
 
 
 def choose_ks(given: Sequence[int] | None, tested: int, compared: bool) -> tuple[int, ...]:
-    """The k of aR@k, ascending; of the default for comparisons those that the test pairs admit.
+    """Return the k of aR@k, ascending; of the default those that the test pairs admit.
 
     InputError for one that is asked for and has no meaning.
     """
-    if given is None and compared:
-        return tuple(k for k in KS_COMPARED if k <= tested)
-    ks = tuple(sorted(set(given or KS)))
+    if given is None:
+        return tuple(k for k in (KS_COMPARED if compared else KS) if k <= tested)
+    ks = tuple(sorted(set(given)))
     check_ks(ks, tested)
     return ks
 
@@ -149,6 +150,7 @@ def room_for(
         return room, True
     check(top, overwrite)
     for model in models:
+        _check_same(model, facts, overwrite)
         results.check_folder(model.folder, overwrite)
         room.inside(model.folder)
         layout(model, plan)
@@ -156,6 +158,17 @@ def room_for(
     if room.begin(facts, overwrite):
         print("going on with the runs that an interrupted call left")
     return room, False
+
+
+def _check_same(model: Model, facts: Mapping[str, Any], overwrite: bool) -> None:
+    """InputError for runs of other settings in a model's place, which names the settings with both values."""
+    there = (results.read_summary(model.folder) or {}).get("plan")
+    differing = differences(there, facts) if isinstance(there, dict) else []
+    if differing and not overwrite:
+        raise InputError(
+            f"{printable(str(model.folder))}: already holds runs of other settings ({'; '.join(differing)}); give "
+            "another folder, or --overwrite replaces them"
+        )
 
 
 def _is_of(model: Model, facts: Mapping[str, Any]) -> bool:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, listed, printable
-from common.files import differences, partial_name, read_json, sync_folder, write_json
+from common.files import partial_name, read_json, sync_folder, write_json
+from common.settings import differences
 
 FINISHED = re.compile(r"run\d+")
 UNFINISHED, REPLACED, PLAN, PLACING = ".unfinished", ".replaced", "plan.json", "placing.json"
@@ -39,8 +40,10 @@ class Unfinished:
         """
         there = _read(self.path / PLAN)
         if there is not None and (differing := differences(there, plan)) and not overwrite:
-            told = f"{printable(str(self.path))}: unfinished runs are here, with other {', '.join(differing)}"
-            raise InputError(f"{told}; go on with what they were begun with, or --overwrite begins anew")
+            raise InputError(
+                f"{printable(str(self.path))}: unfinished runs of other settings are here ({'; '.join(differing)}); "
+                "give the settings that they were begun with, or --overwrite to begin anew"
+            )
         if there is not None and not differing:
             return True
         if there is None:

@@ -6,9 +6,12 @@ import argparse
 import io
 import math
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from common.errors import InputError, printable
 from common.stopping import Stopped, stoppable
@@ -65,6 +68,12 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def quoted(path: Path) -> str:
+    """Return a path as it can be pasted into a command line of this system."""
+    text = str(path)
+    return printable(subprocess.list2cmdline([text]) if os.name == "nt" else shlex.quote(text))
 
 
 def positive(text: str) -> int:

@@ -119,12 +119,6 @@ def check_whole(path: Path, facts: Mapping[str, Any]) -> str:
     return found
 
 
-def differences(there: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
-    """The settings that differ between what is there, as JSON gave it back, and what was chosen."""
-    asked = json.loads(json.dumps(dict(chosen)))
-    return [key for key, value in asked.items() if there.get(key) != value]
-
-
 def package_versions() -> dict[str, str]:
     """The versions that numbers depend on, of the packages that are installed."""
     found = {}

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError, printable
-from common.files import NO_LINK, differences, is_whole, sync_folder, write_json
+from common.files import NO_LINK, is_whole, sync_folder, write_json
 from common.progress import progress
+from common.settings import differences
 from featuresExtractor.embeddings import FeaturesWriter, unfinished_names
 from featuresExtractor.forward import Drift
 from featuresExtractor.images.dataset import Dataset, Remark, Skipped, State, state_of
@@ -136,8 +137,10 @@ class Journal:
         if self.begun is None or not (differing := differences(self.begun, begun)):
             return
         if not overwrite:
-            told = f"{printable(str(self.path))}: unfinished work is here, with other {', '.join(differing)}"
-            raise InputError(f"{told}; go on with what it was begun with, or --overwrite begins anew")
+            raise InputError(
+                f"{printable(str(self.path))}: unfinished work of other settings is here ({'; '.join(differing)}); "
+                "give the settings that it was begun with, or --overwrite to begin anew"
+            )
         self.remove()
 
     def begin(self, begun: Mapping[str, Any], batch: int) -> None:

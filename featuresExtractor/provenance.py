@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import check_whole, differences, package_versions, read_json, sha256, write_json
+from common.files import check_whole, package_versions, read_json, sha256, write_json
+from common.settings import differences
 from featuresExtractor.extractor import Report
 from featuresExtractor.images.dataset import Dataset, no_pictures
 from featuresExtractor.images.decode import STORED, Decoding
@@ -127,7 +128,9 @@ def same_features(path: Path, chosen: Mapping[str, Any]) -> dict[str, Any] | Non
             f"{path}: already there, and no .json beside it says how it was made; --overwrite replaces it"
         ) from error
     if differing := differences(there, chosen):
-        raise InputError(f"{path}: already there, made with other {', '.join(differing)}; --overwrite replaces it")
+        raise InputError(
+            f"{path}: already there, made with other settings ({'; '.join(differing)}); --overwrite replaces it"
+        )
     check_whole(path, facts)
     return facts
 

@@ -402,8 +402,8 @@ def test_an_error_shows_no_control_characters_of_a_folders_name(
     ("more", "told"),
     [
         (["-k", "11"], "-k 11: the 10 test pairs are the gallery"),
-        (["--test-split", "1"], "--test-split 1 of 40 pairs leaves"),
-        (["--components", "4"], "--components 4: is for the PCA of --pca-fit train alone"),
+        (["--test-split", "1"], "--test-split 1: give a share between 0 and 1"),
+        (["--components", "4"], "m0: no features_pca4.npy here; choose by --components 6, or give the file itself"),
         (["--pca-fit", "train"], "--components 256: "),
         (["--pca-fit", "train", "--components", "13"], "--components 13: "),
         (["--subset", "nowhere.csv"], "nowhere.csv: no CSV file"),
@@ -418,7 +418,7 @@ def test_wrong_flags(
     more: list[str],
     told: str,
 ) -> None:
-    assert refused(capsys, [*call(tmp_path / "runs", features), *more]).startswith(told)
+    assert refused(capsys, [*call(tmp_path / "runs", features), *more]).removeprefix(f"{features}/").startswith(told)
     assert not (tmp_path / "runs").exists()
 
 
@@ -453,7 +453,9 @@ def test_a_model_that_was_run_stays_as_it_is(
     assert train.main(call(tmp_path / "weak", features / "m2")) == 0
     before = contents(tmp_path)
     told = refused(capsys, call(tmp_path, features))
-    assert told.startswith(f"{tmp_path / 'weak'}: already holds a run (avg); give another folder, or --overwrite")
+    assert told.startswith(
+        f"{tmp_path / 'weak'}: already holds runs of other settings (ks: [1, 3] there, [1, 3, 5] asked;"
+    )
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["weak"]  # and no folder of the others
     assert train.main([*call(tmp_path, features), "--overwrite"]) == 0
@@ -737,9 +739,13 @@ def test_features_that_were_reduced_are_refused(
 def test_several_reduced_files_are_refused(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (6, 8):
         write_features(tmp_path / "m" / f"features_pca{number}.npy", numbers(0.5, 9)[..., :number])
-    assert "several reduced files (features_pca6.npy, features_pca8.npy)" in refused(
-        capsys, call(tmp_path / "runs", features, tmp_path / "m")
+    told = "several reduced files; choose by --components 6, --components 8, or give the file itself: features_pca6.npy"
+    assert told in refused(capsys, call(tmp_path / "runs", features, tmp_path / "m"))
+    assert "features_pca7.npy here; choose by" in refused(
+        capsys, [*call(tmp_path / "runs", tmp_path / "m"), "--components", "7"]
     )
+    assert train.main([*call(tmp_path / "one", tmp_path / "m"), "--components", "8"]) == 0
+    assert json.loads((tmp_path / "one" / "summary.json").read_text())["features"]["width"] == 8
     both = [tmp_path / "m" / f"features_pca{number}.npy" for number in (6, 8)]
     assert train.main(call(tmp_path / "runs", *both)) == 0
     assert {record["model"] for record in report_of(tmp_path / "runs")["records"]} == {

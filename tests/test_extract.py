@@ -623,7 +623,7 @@ def test_features_of_the_other_preprocessing_are_refused(
     root = pairs(1)
     assert command(root) == 0
     told = refused(command, capsys, root, "--preprocess", "paper")
-    assert told.endswith("already there, made with other preprocess, preprocessing; --overwrite replaces it")
+    assert "already there, made with other settings (preprocess: own there, paper asked; preprocessing " in told
 
 
 def test_paper_preprocessing_is_for_every_model_but_clip(
@@ -714,9 +714,8 @@ def test_saved_layer_of_a_transformer_has_all_its_tokens(
 @pytest.mark.parametrize(
     ("words", "differing"),
     [
-        (["--layers", "blocks.4"], "layers"),
-        (["--layers", "blocks.*"], "layers"),
-        (["--layers", "blocks.5", "--tokens", "mean"], "tokens"),
+        (["--layers", "blocks.4"], "layers blocks.4: none there, 64 asked; layers blocks.5: 64 there, none asked"),
+        (["--layers", "blocks.5", "--tokens", "mean"], "tokens pooled: class there, mean asked"),
     ],
 )
 def test_features_of_other_layers_or_tokens_are_refused(
@@ -729,7 +728,7 @@ def test_features_of_other_layers_or_tokens_are_refused(
 ) -> None:
     root, model = pairs(1), ["--model", "timm/test_vit"]
     assert command(root, *model, "--layers", "blocks.5") == 0
-    told = f"already there, made with other {differing}; --overwrite replaces it"
+    told = f"already there, made with other settings ({differing}); --overwrite replaces it"
     assert refused(command, capsys, root, *model, *words) == f"{save / 'timm-test_vit' / 'features.npy'}: {told}"
 
 
@@ -875,7 +874,14 @@ def test_overwrite_makes_everything_again(command: Command, pairs: Callable[...,
 
 @pytest.mark.parametrize(
     ("words", "differing"),
-    [(["--seed", "8"], "weights"), (["--no-data-aug"], "views"), (["--no-data-aug", "--seed", "8"], "weights, views")],
+    [
+        (["--seed", "8"], "weights seed: 0 there, 8 asked"),
+        (["--no-data-aug"], 'views: ["original", "flipped"] there, ["original"] asked'),
+        (
+            ["--no-data-aug", "--seed", "8"],
+            'weights seed: 0 there, 8 asked; views: ["original", "flipped"] there, ["original"] asked',
+        ),
+    ],
 )
 def test_features_made_in_another_way_are_refused_with_what_differs(
     words: list[str],
@@ -890,7 +896,7 @@ def test_features_made_in_another_way_are_refused_with_what_differs(
     before = files_of(save)
     text = refused(command, capsys, root, "-p", "adapt-pca", "2", *words)
     path = save / "tiny" / "features.npy"
-    assert text == f"{path}: already there, made with other {differing}; --overwrite replaces it"
+    assert text == f"{path}: already there, made with other settings ({differing}); --overwrite replaces it"
     assert files_of(save) == before
 
 
@@ -900,7 +906,7 @@ def test_features_of_changed_pictures_are_refused(
     root = pairs(3)
     assert command(root) == 0
     picture(root / "left" / "a1.png", (50, 50), seed=77)
-    assert "already there, made with other dataset; --overwrite" in refused(
+    assert "already there, made with other settings (dataset fingerprint: " in refused(
         command, capsys, root, "-p", "adapt-pca", "2"
     )
 
@@ -1097,7 +1103,7 @@ def test_what_was_done_before_an_error_is_kept_and_the_same_command_goes_on(
     assert re.search(r"note: [1-5] of 6 pairs are done and kept: the same command goes on from there", err)
     assert not (save / "tiny" / "features.npy").exists()
     assert command(root, *words, "--seed", "8") == 2
-    assert "unfinished work is here, with other weights; go on with what it was begun with" in capsys.readouterr().err
+    assert "unfinished work of other settings is here (weights seed: 0 there, 8 asked); give" in capsys.readouterr().err
     (root / "right" / "a5.png").write_bytes(whole)
     assert command(root, *words) == 0
     assert re.search(r"going on: [1-5] of 6 pairs are done", capsys.readouterr().out)
@@ -1424,7 +1430,8 @@ def test_features_of_another_precision_are_not_used_again_silently(
     before = files_of(save)
     text = refused(command, capsys, root, "-p", "adapt-pca", "2", "--precision", second)
     path = save / "tiny" / "features.npy"
-    assert text == f"{path}: already there, made with other precision; --overwrite replaces it"
+    what = f"precision: {first} there, {second} asked"
+    assert text == f"{path}: already there, made with other settings ({what}); --overwrite replaces it"
     assert files_of(save) == before
     assert command(root, "-p", "adapt-pca", "2", "--precision", first) == 0
     assert files_of(save)["features.npy"] == before["features.npy"]

@@ -63,8 +63,9 @@ def numbers(views: int = 2) -> NDArray[np.float32]:
 
 def write_features(path: Path, features: NDArray[np.float32]) -> Path:
     row = row_type(("left", "right"), features.shape[-1], 8)
-    with FeaturesWriter(path, row, len(NAMES), len(features)) as writer:
-        writer.put(0, [make_rows(row, NAMES, block, view) for view, block in enumerate(features)])
+    names = NAMES[: features.shape[1]]
+    with FeaturesWriter(path, row, len(names), len(features)) as writer:
+        writer.put(0, [make_rows(row, names, block, view) for view, block in enumerate(features)])
         writer.finish()
     return path
 
@@ -722,8 +723,9 @@ def test_a_run_that_is_there_stays_as_it_is(features: Path, tmp_path: Path, caps
     before = contents(tmp_path)
     capsys.readouterr()
     assert train.main([*call, "--seed", "1"]) == 2
-    assert (
-        one_line(capsys) == f"{tmp_path}: already holds a run (avg); give another folder, or --overwrite to replace it"
+    assert one_line(capsys) == (
+        f"{tmp_path}: already holds runs of other settings (seed: 0 there, 1 asked); give another folder, or "
+        "--overwrite replaces them"
     )
     assert contents(tmp_path) == before
 
@@ -948,12 +950,12 @@ def test_a_disk_without_room_for_the_checkpoints_is_seen_before_training(
 @pytest.mark.parametrize(
     ("change", "differing"),
     [
-        (["--seed", "1"], "settings"),
-        (["-r", "4"], "number of runs"),
-        (["-e", "3", "-r", "2"], "settings, number of runs"),
-        (["--pca-fit", "train", "--components", "2"], "PCA of each run"),
-        (["--subset"], "pairs"),
-        (["-d"], "features"),
+        (["--seed", "1"], "seed: 0 there, 1 asked"),
+        (["-r", "4"], "number of runs: 3 there, 4 asked"),
+        (["-e", "3", "-r", "2"], "epochs: 2 there, 3 asked; number of runs: 3 there, 2 asked"),
+        (["--pca-fit", "train", "--components", "2"], "PCA of each run: none there, 2 asked"),
+        (["--subset"], "pairs: "),
+        (["-d"], "features: "),
     ],
 )
 def test_unfinished_runs_of_other_settings_are_not_mixed_with(
@@ -979,10 +981,9 @@ def test_unfinished_runs_of_other_settings_are_not_mixed_with(
     capsys.readouterr()
     trained_numbers.clear()
     assert train.main([*call, *change]) == 2
-    assert one_line(capsys) == (
-        f"{folder / '.unfinished'}: unfinished runs are here, with other {differing}; go on with what they were begun "
-        "with, or --overwrite begins anew"
-    )
+    told = one_line(capsys)
+    assert told.startswith(f"{folder / '.unfinished'}: unfinished runs of other settings are here ({differing}")
+    assert told.endswith("; give the settings that they were begun with, or --overwrite to begin anew")
     assert contents(folder) == before
     assert train.main([*call, *change, "--overwrite"]) == 0
     assert trained_numbers[0] == [1]
@@ -1106,7 +1107,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return error.removeprefix("train.py: error: ").removesuffix("\n")
 
 
-SHARE = " of 40 pairs leaves no test pair or no train pair; a share between 0 and 1, such as 0.25, leaves both"
+SHARE = ": give a share between 0 and 1, such as 0.25"
 GALLERY = ": the 10 test pairs are the gallery; k from 1 to 10 is possible"
 
 
@@ -1117,7 +1118,7 @@ GALLERY = ": the 10 test pairs are the gallery; k from 1 to 10 is possible"
         (["--test-split", "1"], f"--test-split 1{SHARE}"),
         (["--test-split", "1.5"], f"--test-split 1.5{SHARE}"),
         (["--test-split", "-0.5"], f"--test-split -0.5{SHARE}"),
-        (["--test-split", "0.02"], f"--test-split 0.02{SHARE}"),
+        (["--test-split", "0.02"], "--test-split 0.02 of 40 pairs leaves no test pair; --test-split 0.03 leaves 1"),
         (["--test-split", "nan"], f"--test-split nan{SHARE}"),
         (["-k", "11"], f"-k 11{GALLERY}"),
         (["-k", "1", "3", "4199"], f"-k 4199{GALLERY}"),
@@ -1344,3 +1345,43 @@ def test_a_second_command_on_the_same_folder_is_refused(
         assert train.main([*arguments(features, tmp_path), "-e", "2", "--overwrite"]) == 2
     assert one_line(capsys).startswith(f"{tmp_path}: another process is writing here")
     assert contents(tmp_path) == {}
+
+
+# ---- tiny sets, small temperatures, odd folders
+
+
+@pytest.mark.parametrize("pairs", [4, 5, 7, 8, 12])
+def test_few_pairs_work_with_all_defaults(tmp_path: Path, pairs: int) -> None:
+    file = write_features(tmp_path / "features.npy", numbers()[:, :pairs])
+    assert train.main(["-d", str(file), "-s", str(tmp_path / "run"), "-e", "2"]) == 0
+    tested = pairs // 4
+    assert summary_of(tmp_path / "run")["settings"]["ks"] == [k for k in (1, 3) if k <= tested]
+
+
+@pytest.mark.parametrize("pairs", [2, 3])
+def test_fewer_pairs_get_advice_that_works(tmp_path: Path, capsys: pytest.CaptureFixture[str], pairs: int) -> None:
+    file = write_features(tmp_path / "features.npy", numbers()[:, :pairs])
+    call = ["-d", str(file), "-s", str(tmp_path / "run"), "-e", "2"]
+    assert train.main(call) == 2
+    advice = re.search(r"--test-split 0.25 of .* leaves no test pair; (--test-split \S+) leaves 1", one_line(capsys))
+    assert advice
+    assert train.main([*call, *advice[1].split()]) == 0
+
+
+@pytest.mark.parametrize(("temperature", "told"), [("0.07", "-t 14.3"), ("0.5", "-t 2"), ("1", None), ("15", None)])
+def test_a_temperature_below_one_gets_a_note(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], temperature: str, told: str | None
+) -> None:
+    assert train.main([*arguments(features, tmp_path / "run"), "-e", "1", "-t", temperature]) == 0
+    error = capsys.readouterr().err
+    assert (f"note: -t {temperature}: t multiplies the cosine here" in error) == (told is not None)
+    if told:
+        assert f"CLIP's temperature of {temperature} is {told}\n" in error
+
+
+def test_the_printed_command_can_be_pasted(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "my runs" / "it's $HOME & more"
+    assert train.main([*arguments(features, folder), "-e", "1"]) == 0
+    (printed,) = re.findall(r"tensorboard --logdir (.*)", capsys.readouterr().out)
+    pasted = subprocess.run(["sh", "-c", f"printf %s {printed}"], capture_output=True, text=True, check=True)
+    assert pasted.stdout == str(folder)

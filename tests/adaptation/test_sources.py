@@ -27,8 +27,8 @@ def of(model: object) -> dict[str, Any]:
     return {"settings": {"model": model}}
 
 
-def paths(*given: Path, reduced: bool = True) -> list[Path]:
-    return [source.path for source in find_sources(given, reduced)]
+def paths(*given: Path, reduced: bool = True, components: int | None = None) -> list[Path]:
+    return [source.path for source in find_sources(given, reduced, components)]
 
 
 def labels(*given: Path) -> list[str]:
@@ -67,10 +67,29 @@ def test_a_file_that_is_given_is_taken_whatever_its_name(tmp_path: Path) -> None
 def test_several_reduced_files_are_named(tmp_path: Path) -> None:
     for number in (64, 128):
         touch(tmp_path / "a" / f"features_pca{number}.npy")
-    told = f"{tmp_path / 'a'}: several reduced files (features_pca128.npy, features_pca64.npy); give the files"
+    told = f"{tmp_path / 'a'}: several reduced files; choose by --components 64, --components 128, or give the file"
     assert refused(tmp_path).startswith(told)
     chosen = [tmp_path / "a" / f"features_pca{number}.npy" for number in (128, 64)]
     assert paths(*chosen) == chosen
+    assert paths(tmp_path, components=64) == [chosen[1]]
+
+
+@pytest.mark.parametrize("folder", ["a", "b"])
+def test_components_that_no_file_has_are_refused_with_the_way_to_them(tmp_path: Path, folder: str) -> None:
+    touch(tmp_path / "a" / "features_pca64.npy")
+    touch(tmp_path / "b" / "features.npy")
+    told = {
+        "a": "no features_pca8.npy here; choose by --components 64, or give the file itself: features_pca64.npy",
+        "b": "no features_pca8.npy here; extract.py -p adapt-pca 8 makes one",
+    }
+    with pytest.raises(InputError) as caught:
+        find_sources([tmp_path / folder], components=8)
+    assert str(caught.value) == f"{tmp_path / folder}: {told[folder]}"
+
+
+def test_components_choose_nothing_among_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--components 8: chooses a file of a folder, and no folder is given"):
+        find_sources([touch(tmp_path / "a" / "features_pca8.npy")], components=8)
 
 
 @pytest.mark.parametrize("names", [[], ["pooled.npy"], ["features.partial.npy"], ["features_pca8.partial.npy"]])

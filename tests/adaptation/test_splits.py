@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from adaptation.splits import check_ks, check_share, draw_split, seeds_of
@@ -63,18 +65,25 @@ def test_runs_differ_in_their_test_pairs() -> None:
     assert len(splits) == 20
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -0.25, 0.01, float("nan"), float("inf")])
-def test_a_share_that_leaves_a_set_empty_is_refused(share: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -0.25, float("nan"), float("inf")])
+def test_what_is_no_share_is_refused(share: float) -> None:
     with pytest.raises(InputError) as told:
         check_share(40, share)
-    assert str(told.value) == (
-        f"--test-split {share:g} of 40 pairs leaves no test pair or no train pair; "
-        "a share between 0 and 1, such as 0.25, leaves both"
-    )
+    assert str(told.value) == f"--test-split {share:g}: give a share between 0 and 1, such as 0.25"
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 9, 10, 11, 40, 99, 101, 4199, 100_000])
+def test_a_share_that_leaves_no_test_pair_is_refused_with_one_that_works(pairs: int) -> None:
+    share = 0.5 / pairs
+    with pytest.raises(InputError, match="leaves no test pair; --test-split ") as told:
+        check_share(pairs, share)
+    advised = re.search(r"--test-split (\S+) leaves 1$", str(told.value))
+    assert advised
+    assert check_share(pairs, float(advised[1])) == 1
 
 
 def test_one_pair_cannot_be_split() -> None:
-    with pytest.raises(InputError, match="of 1 pairs leaves no test pair or no train pair"):
+    with pytest.raises(InputError, match="1 pair: at least 2 are needed"):
         draw_split(1, 0.5, seed=0)
 
 

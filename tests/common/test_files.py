@@ -156,12 +156,3 @@ def test_a_json_of_holes_is_not_read(tmp_path: Path) -> None:
         file.truncate(2**40)
     with pytest.raises(ValueError, match="no JSON file of ours"):
         files.read_json(tmp_path / "features.json")
-
-
-def test_what_differs_is_named_as_json_has_it() -> None:
-    chosen = {"ks": (1, 3), "seed": 0, "pca": None, "precision": "fp32"}
-    there = json.loads(json.dumps(chosen))
-    assert files.differences(there, chosen) == []
-    assert files.differences({**there, "more": 1}, chosen) == []
-    assert files.differences({**there, "ks": [1], "precision": "bf16"}, chosen) == ["ks", "precision"]
-    assert files.differences({}, {"seed": 0}) == ["seed"]

@@ -185,8 +185,8 @@ def test_work_begun_with_other_settings_is_refused_by_name(begun: Journal, outpu
     with pytest.raises(InputError) as caught:
         Journal(outputs).check({**BEGUN, "model": "other", "precision": "bf16"}, overwrite=False)
     assert str(caught.value) == (
-        f"{begun.path}: unfinished work is here, with other model, precision; "
-        "go on with what it was begun with, or --overwrite begins anew"
+        f"{begun.path}: unfinished work of other settings is here (model: tiny there, other asked; "
+        "precision: none there, bf16 asked); give the settings that it was begun with, or --overwrite to begin anew"
     )
     assert sorted((path.name, path.read_bytes()) for path in begun.path.parent.iterdir()) == before
 

@@ -150,25 +150,28 @@ def test_file_made_in_the_same_way_is_the_same(features: Path, dataset: Dataset)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"library": "timm"}, "network"),
-        ({"architecture": "RN50"}, "network"),
-        ({"tag": "yfcc15m"}, "network"),
-        ({"tokens": "class"}, "tokens"),
-        ({"prefix": 1}, "tokens"),
-        ({"preprocessing": PAPER_224}, "preprocess, preprocessing"),
-        ({"layers": {**MODEL.layers, "layer1": 321}}, "layers"),
+        ({"library": "timm"}, "network library: open_clip there, timm asked"),
+        ({"architecture": "RN50"}, "network architecture: RN50x4 there, RN50 asked"),
+        ({"tag": "yfcc15m"}, "network tag: openai there, yfcc15m asked"),
+        ({"tokens": "class"}, "tokens pooled: mean there, class asked"),
+        ({"prefix": 1}, "tokens not of the picture: 0 there, 1 asked"),
+        (
+            {"preprocessing": PAPER_224},
+            "preprocess: own there, paper asked; preprocessing resize: 288 there, 224 asked",
+        ),
+        ({"layers": {**MODEL.layers, "layer1": 321}}, "layers layer1: 320 there, 321 asked"),
     ],
 )
 def test_another_network_pooling_or_preprocessing_is_named(
     change: dict[str, Any], named: str, features: Path, dataset: Dataset
 ) -> None:
     chosen = provenance.settings(replace(MODEL, **change), WEIGHTS, dataset, 2)
-    with pytest.raises(InputError, match=f"already there, made with other {named}; --overwrite"):
+    with pytest.raises(InputError, match=rf"already there, made with other settings \({named}.*\); --overwrite"):
         provenance.same_features(features, chosen)
 
 
 def test_pooled_and_normalised_layers_are_not_the_same(features: Path, dataset: Dataset) -> None:
-    with pytest.raises(InputError, match="made with other pooling; --overwrite"):
+    with pytest.raises(InputError, match=r"made with other settings \(pooling: .*\); --overwrite"):
         provenance.same_features(features, provenance.settings(MODEL, WEIGHTS, dataset, 2, "pooled"))
 
 
@@ -186,10 +189,11 @@ def test_every_other_setting_is_named(features: Path, dataset: Dataset) -> None:
     chosen = provenance.settings(other, replace(WEIGHTS, sha256="cd34"), find_images(dataset.root), 1)
     with pytest.raises(InputError) as caught:
         provenance.same_features(features, chosen)
-    assert str(caught.value) == (
-        f"{features}: already there, made with other layers, weights, preprocessing, views, dataset; "
-        "--overwrite replaces it"
-    )
+    told = str(caught.value)
+    assert told.startswith(f"{features}: already there, made with other settings (")
+    assert told.endswith("); --overwrite replaces it")
+    for name in ("layers layer2", "weights sha256", "preprocessing crop", "views", "dataset fingerprint"):
+        assert f"{name}: " in told
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"settings"', "\0"])

@@ -42,6 +42,8 @@ COLUMNS = {"layer1": slice(0, 32), "layer3": slice(32, 224), "layer4": slice(224
 
 MakeJob = Callable[..., Job]
 
+NINE = "weights seed: 0 there, 9 asked"
+
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
@@ -241,7 +243,10 @@ def test_saved_layers_are_not_replaced_unasked(
     path = out / "tiny" / "save_layer1.npy"
     run_job(job(root))  # what is there is what is asked for
     assert files_of(out / "tiny") == before
-    assert refusal(job(root, seed=9)) == f"{path}: already there, made with other weights; --overwrite replaces it"
+    assert (
+        refusal(job(root, seed=9))
+        == f"{path}: already there, made with other settings ({NINE}); --overwrite replaces it"
+    )
     assert files_of(out / "tiny") == before
 
 
@@ -416,7 +421,7 @@ def test_pcas_of_replaced_pooled_layers_are_removed_and_others_stay(
         run_job(job(root, words))
     kept = {name: content for name, content in files_of(out / "tiny").items() if name.startswith(("features", "pca2."))}
     assert refusal(job(root, "pca 2", seed=9)).endswith(
-        "pooled.npy: already there, made with other weights; --overwrite replaces it"
+        f"pooled.npy: already there, made with other settings ({NINE}); --overwrite replaces it"
     )
     run_job(job(root, "pca 2", seed=9, overwrite=True))
     after = files_of(out / "tiny")
@@ -580,7 +585,7 @@ def test_features_made_in_another_way_are_a_failure_of_their_model_alone(
     before = files_of(out / "tiny")
     failed, _ = run_all([job(root, "adapt"), job(root, "adapt", other)])
     path = out / "tiny" / "features.npy"
-    assert failed == {"tiny": f"{path}: already there, made with other weights; --overwrite replaces it"}
+    assert failed == {"tiny": f"{path}: already there, made with other settings ({NINE}); --overwrite replaces it"}
     assert files_of(out / "tiny") == before
     assert (out / "timm-other" / "features.npy").exists()
 
@@ -688,8 +693,9 @@ def test_work_begun_with_other_settings_is_refused_and_dropped_when_asked_for(
     before = contents_of(out / "tiny")
     path = out / "tiny" / "features.partial.jsonl"
     assert refusal(job(root, "adapt", batch=2, seed=9, views=1)) == (
-        f"{path}: unfinished work is here, with other weights, views; "
-        "go on with what it was begun with, or --overwrite begins anew"
+        f"{path}: unfinished work of other settings is here ({NINE}; views: "
+        '["original", "flipped"] there, ["original"] asked); give the settings that it was begun with, '
+        "or --overwrite to begin anew"
     )
     assert contents_of(out / "tiny") == before
     run_job(job(root, "adapt", batch=2, seed=9, views=1, overwrite=True))
@@ -703,9 +709,11 @@ def test_work_is_gone_on_with_in_the_same_arithmetic_alone(
     root = pairs(3)
     with power_cut("add", 1):
         run_job(job(root, "adapt", batch=2))
-    assert "unfinished work is here, with other compiled; " in refusal(job(root, "adapt", batch=2, compiled=True))
+    assert "unfinished work of other settings is here (compiled: false there, true asked); " in refusal(
+        job(root, "adapt", batch=2, compiled=True)
+    )
     monkeypatch.setattr(stages, "package_versions", lambda: {"torch": "0.1"})
-    assert "unfinished work is here, with other versions; " in refusal(job(root, "adapt", batch=2))
+    assert "unfinished work of other settings is here (versions " in refusal(job(root, "adapt", batch=2))
 
 
 def test_work_is_gone_on_with_in_batches_of_no_more_pictures(
@@ -728,7 +736,9 @@ def test_other_pictures_than_the_work_was_begun_with_are_refused(
     with power_cut("add", 1):
         run_job(job(root, "adapt", batch=2))
     pairs(4)
-    assert "features.partial.jsonl: unfinished work is here, with other dataset; " in refusal(job(root, "adapt"))
+    assert "features.partial.jsonl: unfinished work of other settings is here (dataset names: " in refusal(
+        job(root, "adapt")
+    )
 
 
 def test_picture_that_changed_while_the_work_was_cut_short_is_read_again(
