@@ -9,6 +9,12 @@ EXPONENT = 0x7F800000  # the bits of a float32 that say which power of two it is
 SMALLEST, LARGEST = 2.0**-126, 2.0**127  # powers of two that a float32 holds with all of its bits
 
 
+def power_of_two(values: Tensor) -> Tensor:
+    """Return for positive float32 `values` the largest powers of two that are no larger. Division by one loses no
+    digit."""
+    return (values.view(torch.int32) & EXPONENT).view(torch.float32).clamp_(SMALLEST, LARGEST)
+
+
 def to_unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Return vectors (..., D) of float32 brought to unit L2 length, and their lengths (..., 1); zero vectors stay zero.
 
@@ -16,7 +22,7 @@ def to_unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
     above 1e19 or below 1e-19 neither overflow nor vanish. (A length beyond the largest float32 becomes infinite.)
     """
     largest = torch.maximum(vectors.amax(-1, keepdim=True), -vectors.amin(-1, keepdim=True)).float()
-    scale = (largest.view(torch.int32) & EXPONENT).view(torch.float32).clamp_(SMALLEST, LARGEST)
+    scale = power_of_two(largest)
     units = vectors / scale
     lengths = torch.linalg.vector_norm(units, dim=-1, keepdim=True)
     return units / lengths.clamp(min=SMALLEST), lengths * scale

@@ -19,6 +19,7 @@ from common.archives import canonical, check_archive
 from common.device import tf32
 from common.errors import InputError
 from common.files import written_whole
+from common.vectors import power_of_two
 from featuresExtractor.eigen import leading_eigenpairs
 
 if TYPE_CHECKING:
@@ -57,8 +58,11 @@ class Moments:
         self.count = total
 
     def _add_products(self, centred: Tensor) -> None:
+        scale = power_of_two(centred.abs().max().float())  # squares of large numbers would overflow a float32
+        scaled = centred / scale
         for block in self.blocks:
-            self.scatter[block, : block.stop] += centred[:, block].T @ centred[:, : block.stop]
+            products = scaled[:, block].T @ scaled[:, : block.stop]
+            self.scatter[block, : block.stop].add_(products, alpha=scale.item() ** 2)
 
     def _add_outer(self, vector: Tensor, scale: float) -> None:
         for block in self.blocks:

@@ -22,7 +22,7 @@ from sklearn.preprocessing import FunctionTransformer
 from common.errors import InputError
 from featuresExtractor import pca as pca_module
 from featuresExtractor.eigen import leading_eigenpairs
-from featuresExtractor.pca import Moments, Projection, check_components, fit_pca, load_pca, save_pca
+from featuresExtractor.pca import NARROW, Moments, Projection, check_components, fit_pca, load_pca, save_pca
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -363,3 +363,12 @@ def test_what_is_no_fitted_pca_is_refused(thing: object, kind: str, tmp_path: Pa
 
 def test_absent_file_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.skops") == "not a PCA file that extract.py wrote (FileNotFoundError)"
+
+
+@pytest.mark.parametrize("width", [12, NARROW + 1])
+@pytest.mark.parametrize("power", [-80, 70])
+def test_numbers_whose_squares_no_float_holds_have_the_same_components(width: int, power: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((40, width)).astype(np.float32)
+    plain, scaled = (fit_pca([rows * factor], width, 4, torch.device("cpu")) for factor in (np.float32(1), 2.0**power))
+    assert np.array_equal(scaled.components_, plain.components_)
+    np.testing.assert_allclose(scaled.explained_variance_ratio_, plain.explained_variance_ratio_)
