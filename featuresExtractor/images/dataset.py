@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from common.errors import InputError, listed, printable
 from common.names import read_names, select, stem
-from featuresExtractor.images.decode import suffixes
+from featuresExtractor.images.kinds import suffixes
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
