@@ -1,27 +1,18 @@
-"""File names: what makes two of them a pair, and subsets of a data set in CSV files."""
+"""File names: what makes two of them a pair."""
 
 from __future__ import annotations
 
-import csv
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from common.errors import InputError, listed
-
-MOST_CSV = 2**28  # bytes
-COLUMNS = ("TLL_obj", "name", "left_name")
-
 
 SUFFIXES = frozenset(
     "." + suffix
     for line in (
-        "apng avif avifs blp bmp bw cur dcm dcx dds dib emf eps exr fit fits flc fli ftc ftu gbr gif hdr heic",
-        "heics heif heifs hif icb icns ico iim im j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx jxl jxr mpo msp palm",
-        "pbm pcd pcx pfm pgm png pnm ppm ps psb psd pxr qoi ras rgb rgba sgi svg svgz tga tif tiff vda vst webp",
-        "wmf xbm xcf xpm",
-        "3fr ari arw cr2 cr3 crw dcr dng erf gpr iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f",
+        "apng avif avifs blp bmp bw cur dcx dds dib emf eps fit fits fli flc ftc ftu gbr gif hdr heic heics heif heifs",
+        "hif icb icns ico iim im j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx jxl jxr mpo msp palm pbm pcd pcx pfm pgm",
+        "png pnm ppm ps psb psd pxr qoi ras rgb rgba sgi svg svgz tga tif tiff vda vst webp wmf xbm xcf xpm",
+        "3fr ari arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f",
     )
     for suffix in line.split()
 )
@@ -90,41 +81,3 @@ def _by_key(names: Sequence[str], taken: Collection[int], key: Callable[[str], s
         if index not in without:
             found.setdefault(key(name), []).append(index)
     return found
-
-
-def read_names(path: Path) -> list[str]:
-    """The distinct names of a CSV file, in order: its only column, or that called `TLL_obj`, `name` or `left_name`."""
-    try:
-        if path.stat().st_size > MOST_CSV:
-            raise InputError(f"{path}: has {path.stat().st_size:,} bytes; a CSV of names has no more than {MOST_CSV:,}")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no CSV file could be read here ({error})") from error
-    headed = bool(rows) and not (len(rows[0]) == 1 and Path(rows[0][0]).suffix)  # a file name is no header
-    if len(rows) <= headed:
-        raise InputError(f"{path}: no names found; a header line and one name a line are expected")
-    column = _column(rows[0], path)
-    if short := [number for number, row in enumerate(rows, 1) if len(row) <= column]:
-        raise InputError(f"{path}: row {short[0]} has no column {column + 1}; it must hold a name")
-    return list(dict.fromkeys(row[column].strip() for row in rows[headed:]))
-
-
-def _column(header: Sequence[str], path: Path) -> int:
-    """Index of the column that holds the names."""
-    if len(header) == 1:
-        return 0
-    for name in COLUMNS:
-        if name in header:
-            return header.index(name)
-    raise InputError(f"{path}: columns {listed(header)}; expected one column, or one called {', '.join(COLUMNS)}")
-
-
-def select(names: Sequence[str], wanted: Sequence[str], subset: Path) -> tuple[list[int], list[str]]:
-    """Indices of the `names` that are wanted (compared by stem), in order, and the wanted ones that nothing matches."""
-    stems = {stem(name) for name in wanted}
-    present = {stem(name) for name in names}
-    chosen = [index for index, name in enumerate(names) if stem(name) in stems]
-    if not chosen:
-        raise InputError(f"{subset}: none of its {len(stems):,} names is among the {len(names):,} there")
-    return chosen, [name for name in wanted if stem(name) not in present]

@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import InputError
 from common.files import check_whole, differences, package_versions, read_json, sha256, write_json
 from featuresExtractor.extractor import Report
-from featuresExtractor.images.dataset import Dataset, no_pictures
+from featuresExtractor.images.dataset import Dataset
 from featuresExtractor.models import Model
 from featuresExtractor.weights import Weights
 
@@ -57,7 +57,7 @@ def facts_of(
         "written": report.written,
         "skipped": [asdict(item) for item in (*dataset.skipped, *report.skipped)],
         "drift": asdict(report.drift) if report.drift else None,
-        "no_pictures": no_pictures(dataset),
+        "not_read": [asdict(item) for item in dataset.not_read],
         "flags": flags,
         "versions": package_versions(),
     }

@@ -90,7 +90,9 @@ def test_text_is_no_image_by_its_contents(head: bytes) -> None:
         {"subfiletype": 1, "subifds": 1},  # a small copy before the image itself, as in NEF and ARW
     ],
 )
-def test_raw_files_that_are_called_tif_are_known_by_their_tags(byteorder: str, settings: dict[str, Any]) -> None:
+def test_raw_files_that_are_called_tif_are_known_by_their_tags(
+    byteorder: Literal["<", ">"], settings: dict[str, Any]
+) -> None:
     assert reason_not_read("a.tif", tiff(byteorder=byteorder, **settings)[:HEAD]) == NO_RAW
 
 
