@@ -79,8 +79,8 @@ def _pattern(left: Sequence[str], right: Sequence[str]) -> Pattern | None:
 
 
 def _tells(part: str, other: str) -> bool:
-    """Whether parts of names are more than numbers, or the same word in upper and lower case."""
-    return not (part + other).isdigit() and part.casefold() != other.casefold()
+    """Whether parts of names are more than numbers, folders, or the same word in upper and lower case."""
+    return not (part + other).isdigit() and "/" not in part + other and part.casefold() != other.casefold()
 
 
 def _differences(one: str, other: str) -> Iterator[tuple[str, str]]:

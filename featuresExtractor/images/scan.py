@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -102,7 +102,7 @@ class _Walk:
                 name = prefix + entry.name
                 if LITTER.fullmatch(entry.name) or (not prefix and entry.name in self.without):
                     continue
-                if not _is_folder(entry):
+                if not _is(entry.is_dir):
                     self._take(entry, name, reason)
                     continue
                 if not reason and not self.recursive and _suffix(name) in suffixes():
@@ -162,7 +162,7 @@ class _Walk:
         suffix = _suffix(entry.name)
         if suffix in suffixes():
             return ""
-        if suffix in PLAIN or not entry.is_file():
+        if suffix in PLAIN or not _is(entry.is_file):
             return OTHER
         if not open_any:
             return "" if suffix in SUFFIXES else OTHER
@@ -176,10 +176,11 @@ class _Walk:
         return reason_not_read(entry.name, head) or ("" if kind_of(head) else OTHER)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is(kind: Callable[[], bool]) -> bool:
+    """What `kind`, a method of an entry, answers; no where it cannot, such as for a link to itself."""
     try:
-        return entry.is_dir()
-    except OSError:  # such as a link to itself
+        return kind()
+    except OSError:
         return False
 
 
