@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 
@@ -44,6 +45,8 @@ class Names:
         for name in dict.fromkeys((_composed(wanted), _composed(wanted.strip()))):
             if found := _look_up(self._tables, name):
                 return found, ""
+        if "/" not in name and "\\" not in name:
+            return _look_up(self._ends, name), ""
         path = "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
         below = _below_side(path)
         for end in _ends(below):
@@ -109,19 +112,21 @@ def _shortened(name: str) -> str:
     return f"{float(base):.5E}" if is_long else ""
 
 
-def _as_misread(name: str) -> str:
-    """The letters and digits of ASCII alone, in order: what every encoding keeps."""
-    return re.sub(r"[^0-9A-Za-z._-]+", "", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", _repaired(name))))
+def _without_accents(name: str) -> str:
+    """`été.png`, `ete` and `Ã©tÃ©`, which is UTF-8 that was read as CP-1252, -> `ete`."""
+    base = base_stem(name)
+    with suppress(ValueError):
+        base = base.encode("cp1252").decode("utf-8")
+    return re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", base))
 
 
-def _repaired(name: str) -> str:
-    """UTF-8 that was read as CP-1252, read again."""
-    try:
-        return name.encode("cp1252").decode("utf-8")
-    except ValueError:
-        return name
+def _without_letters(name: str) -> str:
+    """`été.png` and `?t?` -> `t`: what every encoding keeps; nothing for names that have no other letters."""
+    base = base_stem(name)
+    return re.sub(r"[^ -~]+|\?", "", base) if re.search(r"[^ -~]|\?", base) else ""
 
 
+ENCODING = ": is the list in another encoding than UTF-8?"
 SPREADSHEET = ", as spreadsheets do it: keep the column as text"
 REASONS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("upper and lower case differ", "", lambda name: stem(name).casefold()),
@@ -129,7 +134,8 @@ REASONS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("leading zeros are lost", SPREADSHEET, _without_zeros),
     ("long numbers are shortened", SPREADSHEET, _shortened),
     ("the suffix, or what follows a dot, differs", "", lambda name: base_stem(name).partition(".")[0]),
-    ("accents or other letters differ", ": is the list in another encoding than UTF-8?", _as_misread),
+    ("accents or other letters differ", ENCODING, _without_accents),
+    ("accents or other letters differ", ENCODING, _without_letters),
     ("spaces, dashes or other signs differ", "", lambda name: re.sub(r"[\W_]+", "", base_stem(name))),
     ("case and other signs differ", "", lambda name: re.sub(r"[\W_]+", "", base_stem(name)).casefold()),
 )

@@ -55,15 +55,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read a list: its rows, the column of the names or why there is none, and how good it is: how many
-    cells name something that is there, whether the column is a well-known one, how regular the rows are; and the names
-    there that it chooses."""
+    """One way to read a list: its rows, the column of the names, or why there is none, and the names there that it
+    chooses. How good it is: how many cells name something that is there, whether the column is a well-known one,
+    whether there is a header, and how regular the rows are."""
 
     rows: list[_Row]
     column: int
     fault: str
     matches: int
     named: bool
+    headed: bool
     regular: int
     chosen: set[str]
 
@@ -139,11 +140,13 @@ def _encodings(contents: bytes) -> tuple[str, ...]:
             return (encoding,)
     if b"\0" in contents:
         return "utf-16-le", "utf-16-be"
+    if contents.isascii():
+        return ("utf-8",)
     try:
         contents.decode()
     except UnicodeDecodeError:
         return OLDER
-    return ("utf-8",)
+    return "utf-8", *OLDER  # a few letters of others may look like UTF-8
 
 
 def _tables(text: str) -> Iterator[tuple[str, list[_Row]]]:
@@ -201,7 +204,9 @@ def _reading(rows: list[_Row], separator: str, known: Names) -> _Reading:
         column, fault = max(range(len(counts)), key=counts.__getitem__), _no_column(filled, naming)
     regular = 1 if separator == NO_SEPARATOR else 2 * (len(set(map(len, filled))) == 1 and separator != " ")
     chosen = {index for cell in columns[column] for index in known.find(cell)[0]}
-    return _Reading(rows, column, fault, counts[column], bool(usable), regular, {known.names[one] for one in chosen})
+    return _Reading(
+        rows, column, fault, counts[column], bool(usable), bool(named), regular, {known.names[one] for one in chosen}
+    )
 
 
 def _columns(rows: Sequence[_Row]) -> list[_Row]:
@@ -244,7 +249,7 @@ def _wanted(reading: _Reading, known: Names, path: Path) -> tuple[list[str], tup
             raise InputError(f"{path}: row {number} has no column {reading.column + 1}; it must hold a name")
         cells.append(cell)
     first = cells[0].strip()
-    if reading.named or not first:
+    if reading.headed or not first:
         cells = cells[1:]
     elif reading.matches and not known.find(first)[0] and not _is_path(first):
         notes = (f"{path}: first line '{printable(first)}' names no image here; taken as a header",)
