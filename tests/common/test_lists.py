@@ -246,4 +246,4 @@ def test_a_hundred_thousand_names_are_found_in_seconds(tmp_path: Path) -> None:
     content = "".join(f"{number:06}.jpg,{number % 7},x y\n" for number in range(0, 100_000, 2))
     start = time.perf_counter()
     assert choice(tmp_path, content, names).indices == list(range(0, 100_000, 2))
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 60  # about 2 s on a machine that does nothing else

@@ -145,7 +145,7 @@ def test_a_hundred_thousand_files_are_seen_in_seconds(tmp_path: Path) -> None:
         os.close(os.open(tmp_path / f"{number:06}.jpg", os.O_CREAT))
     start = time.perf_counter()
     assert len(scan(tmp_path).images) == 100_000
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 30  # about 1 s on a machine that does nothing else
 
 
 def test_folders_may_be_deep(tmp_path: Path) -> None:
