@@ -19,22 +19,10 @@ from common.names import SUFFIXES
 
 MOST_CSV = 2**28  # bytes
 COLUMNS = (
-    *(
-        "tll_obj",
-        "left_name",
-        "name",
-        "names",
-        "file_name",
-        "filename",
-        "file",
-        "files",
-        "image_name",
-        "image",
-        "images",
-    ),
-    *("img", "picture", "left", "left_image", "path", "filepath", "file_path", "image_path", "key", "id", "image_id"),
+    *("TLL_obj", "left_name", "name", "names", "file_name", "file", "files", "image_name", "image", "images", "img"),
+    *("picture", "left", "left_image", "path", "file_path", "image_path", "key", "id", "image_id"),
 )
-"""Headers of the column that holds the names, in lower case; of several the first one here."""
+"""Headers of the column that holds the names, whatever their case, with spaces or `_`; of several the first one."""
 OLDER = ("cp1252", "mac_roman", "cp437", "cp1251", "gb18030", "shift_jis")  # encodings before Unicode
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 SEPARATORS = (",", ";", "\t", "|", " ")
@@ -129,7 +117,7 @@ def _texts(contents: bytes, path: Path) -> Iterator[str]:
         raise InputError(f"{path}: a workbook, and no CSV file; save the sheet as CSV (UTF-8)")
     for encoding in _encodings(contents):
         text = contents.decode(encoding, errors="replace")
-        if not re.search(r"[\0-\x08\x0e-\x1f]", text):
+        if "\0" not in text:
             yield text
 
 
@@ -168,7 +156,9 @@ def _tables(text: str) -> Iterator[tuple[str, list[_Row]]]:
 
 def _best(contents: bytes, known: Names, path: Path) -> _Reading:
     """The reading that names most of what is there; InputError where there is none, or two that choose differently."""
-    tables = (table for text in _texts(contents, path) for table in _tables(text))
+    if not (texts := list(_texts(contents, path))):
+        raise InputError(f"{path}: no text, since it holds zero bytes; a CSV file of names is expected")
+    tables = (table for text in texts for table in _tables(text))
     readings = [_reading(rows, separator, known) for separator, rows in tables if any(map(_filled, rows))]
     if not readings:
         raise InputError(f"{path}: no names found; one name a line is expected, below a header or without one")
@@ -216,9 +206,14 @@ def _columns(rows: Sequence[_Row]) -> list[_Row]:
 
 def _named(header: _Row, known: Names) -> list[int]:
     """The well-known columns, by their header, which names nothing that is there; the best one first."""
-    titles = [cell.lstrip("# ").strip().casefold() for cell in header]
-    found = [column for title in COLUMNS for column, own in enumerate(titles) if own == title]
+    titles = [_title(cell) for cell in header]
+    found = [column for title in map(_title, COLUMNS) for column, own in enumerate(titles) if own == title]
     return [column for column in found if not known.find(header[column])[0]]
+
+
+def _title(cell: str) -> str:
+    """`# File Name` and `file_name` -> `filename`."""
+    return re.sub(r"[\W_]+", "", cell).casefold()
 
 
 def _same(rows: Sequence[_Row], columns: Sequence[int], known: Names) -> bool:

@@ -56,9 +56,10 @@ def refusal(folder: Path, content: str | bytes, names: list[str] = NAMES) -> str
         "name\tlabel\ncat\t1\ndog\t2\n",
         "image,label\ncat.jpg,1\ndog.jpg,2\n",
         "FILENAME\ncat.jpg\ndog.jpg\n",
+        "n,File Name\n1,cat.jpg\n2,dog.jpg\n",
+        "name\rcat\rdog\r",
         "name\ncat  \n\n dog\n\n",
         "# name\ncat\ndog\n",
-        "# cat\ncat\ndog\n".replace("# cat\n", ""),
         "cat,1\ndog,2\n",
         "cat,\ndog,\n",
         "7,cat.png\n8,dog.png\n",
@@ -134,14 +135,14 @@ def test_a_first_line_like_a_file_is_a_missing_name(first: str, tmp_path: Path) 
     ("content", "message"),
     [
         ("cat.jpg,dog.jpg\nbird.jpg,cow.jpg\n", "columns 1 and 2 both name images (such as cat.jpg, dog.jpg); give "),
-        ("a,b\n1,2\n", "columns a, b; expected one column, or one called tll_obj, left_name, name; give the one "),
+        ("a,b\n1,2\n", "columns a, b; expected one column, or one called TLL_obj, left_name, name; give the one "),
         ("n,name\n1,cat.jpg\n2\n", "row 3 has no column 2; it must hold a name"),
         ("n,name\n1,cat.jpg\n\n2,\n3,dog\n", "row 4 has no column 2; it must hold a name"),
         ("", "no names found; one name a line is expected, below a header or without one"),
         ("\n \n", "no names found; "),
         ("TLL_obj\n", "no names found; "),
         (b"PK\x03\x04\x14\0\x06\0", "a workbook, and no CSV file; save the sheet as CSV (UTF-8)"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "no names found; "),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "no text, since it holds zero bytes; a CSV file of names is expected"),
     ],
 )
 def test_what_is_no_list_of_names_is_refused(content: str | bytes, message: str, tmp_path: Path) -> None:
@@ -152,6 +153,11 @@ def test_lines_that_can_be_read_in_two_ways_are_refused(tmp_path: Path) -> None:
     names = ["a.png", "a, 1.png", "b.png", "b, 1.png"]
     assert "its lines can be read in two ways" in refusal(tmp_path, "a, 1\nb, 1\n", names)
     assert chosen(tmp_path, '"a, 1"\n"b, 1"\n', names) == "a, 1 b, 1"
+
+
+def test_control_characters_of_names_are_found_and_never_printed(tmp_path: Path) -> None:
+    assert choice(tmp_path, "a\x1b[31m\n", ["a\x1b[31m.png", "b.png"]).indices == [0]
+    assert "\x1b" not in refusal(tmp_path, "c\x1b[31m\n", ["a\x1b[31m.png"])
 
 
 def test_missing_and_huge_files_are_refused(tmp_path: Path) -> None:
