@@ -1262,8 +1262,8 @@ def test_a_file_that_is_no_features_file_of_pairs(
         ("name\nzebra.jpg\n", f"{{csv}}: none of its 1 names is among the 40 there; {ZEBRA}"),
         (
             "a,b\n1,2\n",
-            "{csv}: columns a, b; expected one column, or one called TLL_obj, left_name, name; give the one with the names the "
-            "header 'name', or leave it alone in the file",
+            "{csv}: columns a, b; expected one column, or one called TLL_obj, left_name, name; give the one with the "
+            "names the header 'name', or leave it alone in the file",
         ),
     ],
 )
