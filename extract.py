@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import console
-from common.errors import InputError
+from common.errors import InputError, printable
 
 if TYPE_CHECKING:
     from featuresExtractor.images.dataset import Dataset
@@ -123,8 +123,19 @@ def build_parser() -> argparse.ArgumentParser:
         default="fail",
         help="what to do with pictures that have no partner or cannot be read (default fail)",
     )
-    add("--strict", action="store_true", help="end with exit code 1 when something was left out (with --on-error skip)")
-    add("--follow-links", action="store_true", help="also read pictures that are links to other places")
+    add(
+        "--recursive",
+        action="store_true",
+        help="also read subfolders; two files of the same relative path, such as left/cat/1.jpg and right/cat/1.png, "
+        "are then a pair",
+    )
+    add(
+        "--strict",
+        action="store_true",
+        help="end with exit code 1 when something was skipped (with --on-error skip), or a file in the folders is not "
+        "read",
+    )
+    add("--follow-links", action="store_true", help="also read images, and with --recursive folders, behind links")
     add(
         "--value-range",
         nargs=2,
@@ -214,7 +225,9 @@ def run(args: argparse.Namespace) -> int:
 
     names, processor = find_models(args.model or ["clip_rn50x4"]), parse_processor(args.processor)
     _check_single(args, names)
-    dataset = find_images(args.dataset, args.on_error == "skip")
+    dataset = find_images(args.dataset, args.on_error == "skip", args.recursive, args.follow_links)
+    for line in dataset.warnings():
+        print(printable(line), file=sys.stderr)
     if args.subset:
         dataset = keep_subset(dataset, args.subset, args.on_error == "skip")
 
@@ -228,8 +241,8 @@ def run(args: argparse.Namespace) -> int:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd pictures that can be read: it would break the bar
         if len(names) > 1:
             more, left_out = run_all(jobs)
-            return _tell(failed | more, len(names)) or int(args.strict and left_out > 0)
-        return int(run_job(jobs[0]) > 0 and args.strict)
+            return _tell(failed | more, len(names)) or int(args.strict and left_out + len(dataset.not_read) > 0)
+        return int(run_job(jobs[0]) + len(dataset.not_read) > 0 and args.strict)
 
 
 def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset) -> list[Job]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from common.device import available_memory
 from common.errors import InputError, listed, printable
 from common.files import check_whole, read_facts, sha256
-from common.names import read_names, select
+from common.lists import choose
 from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, open_features, read_pairs
 
 COPIES = 3  # of a features file that are held for a moment when it is read, or laid out
@@ -60,13 +60,16 @@ def load_pairs(path: Path, subset: Path | None = None, skip: bool = False) -> Pa
 
 def _chosen(names: list[tuple[str, str]], path: Path, subset: Path, skip: bool) -> list[int]:
     """The indices of the pairs that a CSV names."""
-    chosen, missing = select([left for left, _ in names], read_names(subset), subset)
-    if missing:
-        told = f"{subset}: {len(missing):,} of its names are not in {printable(str(path))}"
+    choice = choose([left for left, _ in names], subset)
+    for note in choice.notes:
+        print(printable(note), file=sys.stderr)
+    if choice.missing:
+        told = f"{subset}: {len(choice.missing):,} of its names are not in {printable(str(path))}"
+        listing = f"{listed(choice.missing)} ({choice.reason})"
         if not skip:
-            raise InputError(f"{told}: {listed(missing)}; --on-error skip leaves them out")
-        print(f"{told} and are left out: {listed(missing)}", file=sys.stderr)
-    return chosen
+            raise InputError(f"{told}: {listing}; --on-error skip leaves them out")
+        print(f"{told} and are left out: {listing}", file=sys.stderr)
+    return choice.indices
 
 
 @dataclass(frozen=True)

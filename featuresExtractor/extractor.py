@@ -155,7 +155,7 @@ def _write(
 ) -> None:
     """The features of a batch, each output to its file; then the journal has it."""
     paths = [dataset.items[index] for index in batch.items]
-    names = [[path.name for path in item] for item in paths]
+    names = [[dataset.row_name(path) for path in item] for item in paths]
     good = [index - batch.items.start for index in batch.indices]
     sums = []
     for features, writer in zip(outputs, writers, strict=True):

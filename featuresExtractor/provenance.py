@@ -11,7 +11,7 @@ from common.errors import InputError
 from common.files import check_whole, package_versions, read_json, sha256, write_json
 from common.settings import differences
 from featuresExtractor.extractor import Report
-from featuresExtractor.images.dataset import Dataset, no_pictures
+from featuresExtractor.images.dataset import Dataset
 from featuresExtractor.images.decode import STORED, Decoding
 from featuresExtractor.models import Model
 from featuresExtractor.weights import Weights
@@ -76,7 +76,7 @@ def facts_of(
         "skipped": [asdict(item) for item in (*dataset.skipped, *report.skipped)],
         "remarks": remarks_of(report),
         "drift": asdict(report.drift) if report.drift else None,
-        "no_pictures": no_pictures(dataset),
+        "not_read": [asdict(item) for item in dataset.not_read],
         "flags": flags,
         "versions": package_versions(),
     }

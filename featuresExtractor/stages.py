@@ -27,7 +27,7 @@ from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
 from featuresExtractor.extractor import Report, extract, kept
 from featuresExtractor.forward import Forward
-from featuresExtractor.images.dataset import Dataset, no_pictures
+from featuresExtractor.images.dataset import Dataset
 from featuresExtractor.images.loader import check_pictures, without
 from featuresExtractor.job import Job
 from featuresExtractor.journal import Journal
@@ -264,7 +264,7 @@ def _told_what_is_kept(job: Job, journal: Journal) -> Iterator[None]:
 
 
 def _announce(job: Job, forward: Forward) -> None:
-    """What runs, on what, and what is left alone."""
+    """What runs, and on what."""
     batch = f"{forward.batch} pictures at a time"
     precision = f"{job.precision}, compiled" if job.compiled else job.precision
     if forward.batch < job.batch:
@@ -274,8 +274,6 @@ def _announce(job: Job, forward: Forward) -> None:
         f"{len(job.dataset):,} {job.dataset.kind}, {job.views} view{'s' * (job.views > 1)}, {batch}, "
         f"{job.workers} reading"
     )
-    if others := no_pictures(job.dataset):
-        print(f"note: not pictures by their suffix, left alone: {listed(others, 5)}", file=sys.stderr)
 
 
 def _check_room(job: Job, needed: int) -> None:

@@ -207,6 +207,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "open_clip": "open_clip_torch",
     "facenet_pytorch": "facenet-pytorch",
+    "pillow_heif": "pillow-heif",
 }
 """Where a package is installed under another name than it is imported by."""
 

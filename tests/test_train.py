@@ -348,6 +348,9 @@ def test_a_subset_of_the_pairs_is_trained_on(features: Path, tmp_path: Path) -> 
     assert columns(tmp_path / "runs" / "run1" / "split.csv")["left_name"] == [left for left, _ in NAMES[::2]]
 
 
+ZEBRA = "'zebra.jpg' is wanted, and for example '00.jpg' is there"
+
+
 def test_names_that_the_file_does_not_have_can_be_left_out(
     features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,9 +359,9 @@ def test_names_that_the_file_does_not_have_can_be_left_out(
     call = [*arguments(features, tmp_path / "runs"), "-e", "2", "--subset", str(subset)]
     assert train.main(call) == 2
     told = f"{subset}: 1 of its names are not in {features}"
-    assert one_line(capsys) == f"{told}: zebra.jpg; --on-error skip leaves them out"
+    assert one_line(capsys) == f"{told}: zebra.jpg ({ZEBRA}); --on-error skip leaves them out"
     assert train.main([*call, "--on-error", "skip"]) == 0
-    assert f"{told} and are left out: zebra.jpg" in capsys.readouterr().err.splitlines()
+    assert f"{told} and are left out: zebra.jpg ({ZEBRA})" in capsys.readouterr().err.splitlines()
     assert summary_of(tmp_path / "runs")["pairs"] == {"train": 15, "test": 5}
 
 
@@ -1251,14 +1254,18 @@ def test_a_file_that_is_no_features_file_of_pairs(
 @pytest.mark.parametrize(
     ("written", "told"),
     [
-        ("", "{csv}: no names found; a header line and one name a line are expected"),
-        ("name\n", "{csv}: no names found; a header line and one name a line are expected"),
+        ("", "{csv}: no names found; one name a line is expected, below a header or without one"),
+        ("name\n", "{csv}: no names found; one name a line is expected, below a header or without one"),
         (
             "name\n00.jpg\nzebra.jpg\n",
-            "{csv}: 1 of its names are not in {npy}: zebra.jpg; --on-error skip leaves them out",
+            f"{{csv}}: 1 of its names are not in {{npy}}: zebra.jpg ({ZEBRA}); --on-error skip leaves them out",
         ),
-        ("name\nzebra.jpg\n", "{csv}: none of its 1 names is among the 40 there"),
-        ("a,b\n1,2\n", "{csv}: columns a, b; expected one column, or one called TLL_obj, name, left_name"),
+        ("name\nzebra.jpg\n", f"{{csv}}: none of its 1 names is among the 40 there; {ZEBRA}"),
+        (
+            "a,b\n1,2\n",
+            "{csv}: columns a, b; expected one column, or one called TLL_obj, left_name, name; give the one with the "
+            "names the header 'name', or leave it alone in the file",
+        ),
     ],
 )
 def test_a_subset_that_names_no_pairs_of_the_file(

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING
@@ -15,12 +14,12 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from featuresExtractor.images.kinds import formats
 from featuresExtractor.transforms import Preprocessing, prepare, resized_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others
 LARGE = 2**24  # pixels; of pictures beyond it only one is decoded at a time, so that they do not fill the memory
 ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 """What stands at the end of a file that was not cut, and only there; files of other formats are read to be sure."""
@@ -61,21 +60,6 @@ class Decoded:
 
 
 STORED = Decoding()
-
-
-@cache
-def formats() -> list[str]:
-    """The picture formats that Pillow reads by itself, the most frequent ones first, since they are tried in order."""
-    Image.init()
-    known = [name for name in Image.ID if name not in REFUSED]
-    return sorted(known, key=lambda name: (name not in ENDS, name != "JPEG"))
-
-
-@cache
-def suffixes() -> set[str]:
-    """The suffixes of those formats, in lower case."""
-    known = set(formats())
-    return {suffix for suffix, name in Image.registered_extensions().items() if name in known}
 
 
 @contextmanager

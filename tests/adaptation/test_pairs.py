@@ -162,20 +162,23 @@ def test_a_flat_folders_features_are_refused(tmp_path: Path) -> None:
     )
 
 
+EXAMPLE = "'x.jpg' is wanted, and for example 'c.jpg' is there"
+
+
 def test_names_that_no_pair_has_are_told(tmp_path: Path) -> None:
     path = write(tmp_path / "features.npy", NAMES)
     subset = csv_of(tmp_path / "some.csv", "a.jpg", "x.jpg", "y.jpg")
     with pytest.raises(InputError) as told:
         load_pairs(path, subset)
     missing = f"{subset}: 2 of its names are not in {path}"
-    assert str(told.value) == f"{missing}: x.jpg, y.jpg; --on-error skip leaves them out"
+    assert str(told.value) == f"{missing}: x.jpg, y.jpg ({EXAMPLE}); --on-error skip leaves them out"
 
 
 def test_a_csv_of_other_names_alone_is_refused(tmp_path: Path) -> None:
     subset = csv_of(tmp_path / "some.csv", "x.jpg", "y.jpg")
     with pytest.raises(InputError) as told:
         load_pairs(write(tmp_path / "features.npy", NAMES), subset)
-    assert str(told.value) == f"{subset}: none of its 2 names is among the 3 there"
+    assert str(told.value) == f"{subset}: none of its 2 names is among the 3 there; {EXAMPLE}"
 
 
 # ---- looked through before it is loaded

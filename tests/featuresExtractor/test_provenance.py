@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,11 @@ def test_facts_tell_settings_versions_flags_and_what_was_left_out(tmp_path: Path
     orphaned, broken = Skipped("left/é.png", "no partner"), Skipped("right/b.png", "truncated")
     chosen = provenance.settings(MODEL, WEIGHTS, dataset, 2)
     report = Report(1, [broken])
-    (dataset.root / "left" / "notes.txt").touch()
-    some = replace(dataset, skipped=(orphaned,))
+    notes = Skipped("left/notes.txt", "not an image")
+    some = replace(dataset, skipped=(orphaned,), not_read=(notes,))
     write_json(tmp_path / "f.json", provenance.facts_of(chosen, "openai", report, some, {"seed": 3}, "ab12"))
     told = facts(tmp_path / "f.npy")
-    assert (told["sha256"], told["weights_origin"], told["no_pictures"]) == ("ab12", "openai", ["left/notes.txt"])
+    assert (told["sha256"], told["weights_origin"], told["not_read"]) == ("ab12", "openai", [asdict(notes)])
     assert told["settings"] == json.loads(json.dumps(chosen))
     assert told["skipped"] == [
         {"name": "left/é.png", "reason": "no partner"},
