@@ -32,7 +32,7 @@ def settings(
     decoding: Decoding = STORED,
 ) -> dict[str, Any]:
     """Everything that the numbers in a features file depend on, but for rounding."""
-    preprocessing = asdict(model.preprocessing) | {"alpha": "over white", "orientation": "as its EXIF says"}
+    preprocessing = model.preprocessing.recorded() | {"alpha": "over white", "orientation": "as its EXIF says"}
     preprocessing |= _unusual(decoding)
     return {
         "model": model.name,
