@@ -19,14 +19,14 @@ def split(image: Image.Image, alpha: Alpha) -> tuple[Image.Image, Image.Image | 
     """Return the colours of an 8-bit image, its opacity (mode L) where it has one, and remarks."""
     if not image.has_transparency_data:
         return image, None, ()
-    whole = image if image.mode == "LA" else image.convert("LA" if image.mode == "La" else "RGBA")
-    colors, opacity = whole.convert(whole.mode[:-1]), whole.getchannel("A")
-    _, highest = opacity.getextrema()
+    whole = image if image.mode in ("LA", "La", "RGBa") else image.convert("RGBA")
+    *bands, opacity = whole.split()
+    colors = Image.merge(whole.mode[:-1], bands)
     if alpha is Alpha.NONE:
         return colors, None, ()
-    if alpha is Alpha.DOUBTFUL and highest == 0:
+    if alpha is Alpha.DOUBTFUL and opacity.getextrema()[1] == 0:
         return colors, None, (UNSET,)
-    if alpha is Alpha.PREMULTIPLIED and image.mode not in ("La", "RGBa"):
+    if alpha is Alpha.PREMULTIPLIED or whole.mode in ("La", "RGBa"):
         straight = divided(np.asarray(colors), np.asarray(opacity) / 255)
         colors = Image.fromarray(np.rint(straight.clip(0, 255)).astype(np.uint8))
     return colors, opacity, ()

@@ -117,4 +117,6 @@ def _made(space: Literal["LAB", "sRGB"]) -> ImageCms.ImageCmsProfile:
 @lru_cache(maxsize=1)
 def _of_lab() -> ImageCms.ImageCmsTransform:
     """Return the conversion of CIE L*a*b* (white D50) to sRGB; optimised it would be off by up to 40 of 255 levels."""
-    return ImageCms.ImageCmsTransform(_made("LAB"), _made("sRGB"), "LAB", "RGB", INTENT, flags=ImageCms.Flags.NOOPTIMIZE)
+    return ImageCms.ImageCmsTransform(
+        _made("LAB"), _made("sRGB"), "LAB", "RGB", INTENT, flags=ImageCms.Flags.NOOPTIMIZE
+    )

@@ -30,12 +30,21 @@ def to_rgb(image: Image.Image, decoding: Decoding = STORED) -> tuple[Image.Image
         colors, opacity, remarks = _scaled(meaning.deep, meaning.alpha, decoding)
         image.load()
     else:
-        image.load()
+        _load(image)
         colors, opacity, remarks = split(image, meaning.alpha)
         remarks += _of_coarse(colors, meaning.coarse, decoding) if meaning.coarse else ()
     rgb, of_color = to_rgb_colors(colors, _profile(image), decoding.color == "srgb")
     over, of_opacity = over_white(rgb, opacity)
     return over, (*meaning.remarks, *remarks, *of_color, *of_opacity)
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except ValueError as error:
+        if "raw mode" not in str(error):
+            raise
+        raise ValueError(f"{image.format} of a kind that is not read; save it as PNG") from error
 
 
 def _profile(image: Image.Image) -> bytes | None:
