@@ -93,8 +93,7 @@ def answers(path: Path, samples: NDArray[Any], expected: NDArray[Any], within: f
         except UnidentifiedImageError:
             found["unknown"] += 1
         except ValueError as error:
-            assert "save it" in str(error), layout
-            found["refused"] += 1
+            found["refused" if "save it" in str(error) else str(error)] += 1
         else:
             assert np.abs(rgb - expected).max() <= within, layout
             found["read"] += 1
@@ -186,10 +185,12 @@ def test_colours_of_a_palette_that_are_stored_as_8_bits_are_not_black(tmp_path: 
 def test_rows_of_bits_in_the_other_order_are_read(tmp_path: Path) -> None:
     samples = random_samples(BLACK_IS_ZERO, 8)
     backwards = np.packbits(np.unpackbits(samples[..., 0].astype(np.uint8)[..., None], axis=-1)[..., ::-1], axis=-1)
-    for photometric, planar in product((WHITE_IS_ZERO, BLACK_IS_ZERO), (1, 2)):
-        write_tiff(tmp_path / "a.tif", backwards, photometric, planar=planar, extra={266: (3, [2])})
-        expected = expected_rgb(samples, photometric, 8, np.zeros(0))
-        assert np.array_equal(read(tmp_path / "a.tif")[0], expected)
+    for planar in (1, 2):
+        write_tiff(tmp_path / "a.tif", backwards, BLACK_IS_ZERO, planar=planar, extra={266: (3, [2])})
+        assert np.array_equal(read(tmp_path / "a.tif")[0], np.repeat(samples, 3, axis=-1))
+    write_tiff(tmp_path / "b.tif", backwards, WHITE_IS_ZERO, extra={266: (3, [2])})
+    with pytest.raises(ValueError, match="TIFF of a kind that is not read; save it as PNG"):
+        read(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize(
@@ -266,17 +267,14 @@ def test_a_range_is_that_of_white_is_zero_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
-@pytest.mark.parametrize(
-    "tags",
-    [{341: (3, "high")}, {340: (3, "low"), 341: (3, "high")}, {281: (3, "high")}, {280: (3, "low"), 281: (3, "high")}],
-)
+@pytest.mark.parametrize("tags", [{341: "high"}, {340: "low", 341: "high"}, {281: "high"}, {280: "low", 281: "high"}])
 @pytest.mark.parametrize("photometric", [WHITE_IS_ZERO, BLACK_IS_ZERO, RGB])
 def test_the_range_that_a_file_states_is_used(
-    bits: int, tags: dict[int, Any], photometric: int, tmp_path: Path
+    bits: int, tags: dict[int, str], photometric: int, tmp_path: Path
 ) -> None:
     samples = random_samples(photometric, bits)
     numbers = {"low": 0, "high": 2**bits - 1}
-    extra = {tag: (kind, [numbers[name]] * samples.shape[-1]) for tag, (kind, name) in tags.items()}
+    extra = {tag: (3, [numbers[name]] * samples.shape[-1]) for tag, name in tags.items()}
     write_tiff(tmp_path / "a.tif", samples, photometric, 16, extra=extra)
     rgb, remarks = read(tmp_path / "a.tif")
     assert np.abs(rgb - expected_rgb(samples, photometric, bits, np.zeros(0))).max() <= 0.5 + 1e-9
