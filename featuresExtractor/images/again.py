@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 Layout = Callable[[int, str], str]
-"""(number of a tile, its rawmode as Pillow has it) -> the rawmode to decode it by, of as many bits a pixel. An empty one
-skips the tile."""
+"""(number of a tile, its rawmode as Pillow has it) -> the rawmode to decode it by, of as many bits a pixel; an empty
+rawmode skips the tile."""
 
 SWAPPED = {"16L": "16B", "16B": "16L"}
 NATIVE = "16L" if sys.byteorder == "little" else "16B"

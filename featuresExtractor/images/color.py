@@ -75,7 +75,7 @@ def profile_of(data: bytes) -> Profile | None:
     try:
         profile = _read(data)
         mode = SPACES.get(profile.profile.xcolor_space.strip())
-        name = " ".join(printable(ImageCms.getProfileDescription(profile)).split())
+        name = printable(" ".join(ImageCms.getProfileDescription(profile).split()))
     except FAULTS:
         return None
     if mode is None or _to_srgb(data, mode) is None:

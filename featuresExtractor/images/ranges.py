@@ -93,21 +93,19 @@ def significant(bits: int) -> RangeOf:
     were, the range is theirs.
     """
 
+    highest = (1 << bits) - 1
+
     def range_of(values: NDArray[Any]) -> Range:
-        if values.max() >= 1 << bits or _scaled_up(values, bits):
-            return Range(FULL)
-        return Range((0.0, (1 << bits) - 1.0))
+        high = values.astype(np.uint32) >> (16 - bits)
+        shifted = high << (16 - bits)
+        if (values == shifted).all():
+            return Range((0.0, float(highest << (16 - bits))))
+        repeated = shifted | high >> max(0, 2 * bits - 16)
+        linear = (high * 65535 + highest // 2) // highest
+        scaled_up = any(bool((values == way).all()) for way in (repeated, linear))
+        return Range(FULL if scaled_up or values.max() > highest else (0.0, float(highest)))
 
     return range_of
-
-
-def _scaled_up(values: NDArray[Any], bits: int) -> bool:
-    """Return whether all values can have come from numbers of so many bits, by one of the ways to scale these up."""
-    high = values.astype(np.uint32) >> (16 - bits)
-    shifted = high << (16 - bits)
-    repeated = shifted | (high >> max(0, 2 * bits - 16) if 2 * bits >= 16 else 0)
-    linear = (high * 65535 + (1 << bits) // 2) // ((1 << bits) - 1)
-    return any(bool((values == way).all()) for way in (shifted, repeated, linear))
 
 
 def levels(values: NDArray[Any], span: Span) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,8 +104,7 @@ def test_images_of_clip_are_made_ready_as_clip_wants_them_also_in_the_paper() ->
     image, model = random_rgb((577, 431)), as_in_the_paper(find_model("clip_vit32_b"))
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     steps = [tv.Resize(224, MODES["bicubic"]), tv.CenterCrop(224), tv.ToTensor(), tv.Normalize(mean, std)]
-    pixels = torch.from_numpy(prepare(image, model.preprocessing).copy())
-    assert torch.equal(normalise(pixels[None], model.preprocessing)[0], tv.Compose(steps)(image))
+    assert torch.equal(our_pixels(image, model.preprocessing), tv.Compose(steps)(image))
 
 
 @pytest.mark.parametrize(("resize", "crop"), [(60, 64), (61, 64), (60, 65), (61, 65), (1, 64), (63, 64)])
@@ -117,43 +117,41 @@ def test_crops_larger_than_the_image_are_padded_as_torchvision_pads_them(
     assert np.array_equal(prepare(image, preprocessing), torchvision_pixels(image, preprocessing))
 
 
-def _timm_settings() -> dict[tuple[object, ...], str]:
-    """A network of timm's list for each combination of input size, crop and interpolation."""
-    found: dict[tuple[object, ...], str] = {}
-    for name in timm.list_pretrained():
-        config = timm.get_pretrained_cfg(name).to_dict()
-        keys = ("input_size", "crop_pct", "crop_mode", "interpolation")
-        found.setdefault(tuple(config.get(key) for key in keys), name)
-    return found
+def timm_config(name: str) -> dict[str, Any]:
+    config: Any = timm.get_pretrained_cfg(name)
+    settings: dict[str, Any] = config.to_dict()
+    return settings
+
+
+def timm_pixels(image: Image.Image, config: dict[str, Any]) -> torch.Tensor:
+    """The normalised pixels of timm's own evaluation."""
+    data: Any = timm.data
+    pixels: torch.Tensor = data.create_transform(**data.resolve_data_config({}, pretrained_cfg=config))(image)
+    return pixels
+
+
+def our_pixels(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
+    return normalise(torch.from_numpy(prepare(image, preprocessing).copy())[None], preprocessing)[0]
 
 
 def test_pixels_are_timms_for_every_setting_in_its_list() -> None:
-    """Among them the three of volo, whose crop is larger than the resized image."""
-    names, seen = _timm_settings(), 0
-    assert len(names) > 100
-    for (size, crop_pct, mode, _), name in names.items():
-        if mode not in ("center", "squash") or size[1] != size[2]:  # type: ignore[index]
-            continue
-        seen += crop_pct > 1  # type: ignore[operator]
-        settings = timm.get_pretrained_cfg(name).to_dict()
-        preprocessing = _timm_pictures(name, settings)
-        config = timm.data.resolve_data_config({}, pretrained_cfg=settings)
-        transform = timm.data.create_transform(**config, is_training=False)
-        for picture in [random_rgb((97, 70))]:
-            pixels = torch.from_numpy(prepare(picture, preprocessing).copy())
-            assert torch.equal(normalise(pixels[None], preprocessing)[0], transform(picture)), name
-    assert seen == 2
+    """For each combination of input size, crop and interpolation; among them a crop larger than the resized image."""
+    keys = ("input_size", "crop_pct", "crop_mode", "interpolation")
+    configs = {str([config[key] for key in keys]): config for config in map(timm_config, timm.list_pretrained())}
+    square = [one for one in configs.values() if one["crop_mode"] != "border" and len({*one["input_size"]}) == 2]
+    assert len(configs) >= len(square) > 100
+    assert sum(config["crop_pct"] > 1 for config in square) == 2
+    image = random_rgb((97, 70))
+    for config in square:
+        assert torch.equal(our_pixels(image, _timm_pictures("", config)), timm_pixels(image, config)), config
 
 
 @pytest.mark.parametrize("name", ["volo_d4_448", "volo_d5_448", "volo_d5_512"])
 @pytest.mark.parametrize("size", [(448, 448), (449, 700), (700, 449), (1001, 333)])
 def test_pixels_of_volo_are_timms(name: str, size: tuple[int, int]) -> None:
-    preprocessing = describe(f"timm/{name}.sail_in1k").preprocessing
+    preprocessing, image = describe(f"timm/{name}.sail_in1k").preprocessing, random_rgb(size)
     assert preprocessing.resize < preprocessing.crop
-    config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(f"{name}.sail_in1k").to_dict())
-    pixels = torch.from_numpy(prepare(random_rgb(size), preprocessing).copy())
-    expected = timm.data.create_transform(**config, is_training=False)(random_rgb(size))
-    assert torch.equal(normalise(pixels[None], preprocessing)[0], expected)
+    assert torch.equal(our_pixels(image, preprocessing), timm_pixels(image, timm_config(f"{name}.sail_in1k")))
 
 
 def test_the_record_names_antialiasing_only_where_there_is_none() -> None:

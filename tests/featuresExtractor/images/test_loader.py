@@ -155,7 +155,7 @@ def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[...,
     assert faults[0] == Skipped("left/a0.png", "not a picture in a format that is known here")
     assert faults[1].name == "right/a0.png"
     assert "truncated" in faults[1].reason
-    reason = "pixels of mode F have no known range; save it as an 8- or 16-bit picture"
+    reason = "32-bit floats of unknown range: pass --value-range LOW HIGH, or save it as 8 or 16 bits"
     assert read_item(dataset, 1, SMALL, room()) == [Skipped("left/a1.tif", reason)]
 
 

@@ -29,7 +29,7 @@ def random_samples(photometric: int, bits: int, extra: int = 0, seed: int = 0) -
     return generator.integers(0, 2**bits, shape).astype(np.uint16 if bits > 8 else np.uint8)
 
 
-def expected_rgb(samples: NDArray[np.generic], photometric: int, bits: int, table: NDArray[Any]) -> NDArray[Any]:
+def expected_rgb(samples: NDArray[np.generic], photometric: int, bits: int, table: NDArray[Any]) -> Any:
     """The colours (H, W, 3) in 0..255 by the formulas of TIFF 6.0, before any rounding."""
     values = samples[..., : COLORS.get(photometric, 1)].astype(float) * 255 / (2**bits - 1)
     if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO):
@@ -45,7 +45,7 @@ def expected_rgb(samples: NDArray[np.generic], photometric: int, bits: int, tabl
     return values if photometric == RGB else lab_to_srgb(samples)
 
 
-def lab_to_srgb(samples: NDArray[np.generic]) -> NDArray[Any]:
+def lab_to_srgb(samples: NDArray[np.generic]) -> Any:
     """CIE L*a*b* under D50 (a and b signed bytes) in sRGB, by Bradford's matrix from D50 and the curve of IEC 61966."""
     light = samples[..., 0].astype(float) * 100 / 255
     a, b = (samples[..., channel].astype(np.int8).astype(float) for channel in (1, 2))
@@ -153,7 +153,7 @@ def test_16_bit_colours_keep_their_low_bytes(order: str, compression: int, tmp_p
 def test_a_fourth_sample_is_opacity_only_where_the_file_says_so(bits: int, meaning: int | None, tmp_path: Path) -> None:
     samples = random_samples(RGB, bits, 1)
     if meaning == 1:
-        samples[..., :3] = np.minimum(samples[..., :3], samples[..., 3:])  # type: ignore[call-overload]
+        samples[..., :3] = np.minimum(samples[..., :3], samples[..., 3:])
     colors, share = expected_rgb(samples, RGB, bits, np.zeros(0)), samples[..., 3:].astype(float) / (2**bits - 1)
     over = {1: colors + 255 * (1 - share), 2: colors * share + 255 * (1 - share)}
     extra = {} if meaning is None else {338: (3, [meaning])}
@@ -305,7 +305,7 @@ def test_a_stated_range_is_used_only_where_it_can_be_one(
 
 def test_a_stated_range_makes_floats_and_signed_integers_readable(tmp_path: Path) -> None:
     floats = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
-    tags = {339: (3, [3]), 340: (11, [-1.0]), 341: (11, [1.0])}
+    tags: dict[int, Any] = {339: (3, [3]), 340: (11, [-1.0]), 341: (11, [1.0])}
     write_tiff(tmp_path / "a.tif", floats, BLACK_IS_ZERO, 32, extra=tags)
     assert np.abs(read(tmp_path / "a.tif")[0][..., 0] - (floats + 1) / 2 * 255).max() <= 0.5 + 1e-4
     signed = np.linspace(-1024, 3000, 16).astype(np.int16).reshape(4, 4)

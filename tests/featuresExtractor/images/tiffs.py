@@ -63,7 +63,7 @@ def write_tiff(
 def packed(values: NDArray[np.generic], bits: int, order: str) -> bytes:
     """Return the rows of samples (H, W, C) as a TIFF stores them: each row begins with a byte of its own."""
     if bits % 8 == 0:
-        return values.astype(values.dtype.newbyteorder(order)).tobytes()
+        return values.astype(np.dtype(order + values.dtype.str[1:])).tobytes()
     table = (values.reshape(len(values), -1)[..., None].astype(int) >> np.arange(bits)[::-1]) & 1
     return np.packbits(table.reshape(len(values), -1).astype(np.uint8), axis=1).tobytes()
 
@@ -73,8 +73,8 @@ def compressed(strip: bytes, compression: int) -> bytes:
     if compression == DEFLATE:
         return zlib.compress(strip)
     if compression == PACKBITS:
-        parts = [strip[start : start + 128] for start in range(0, len(strip), 128)]
-        return b"".join(bytes([len(part) - 1]) + part for part in parts)
+        starts = range(0, len(strip), 128)
+        return b"".join(bytes([len(strip[start : start + 128]) - 1]) + strip[start : start + 128] for start in starts)
     if compression == LZW:  # a clear code before every 250 bytes keeps all codes at 9 bits
         parts = [[256, *strip[start : start + 250]] for start in range(0, len(strip), 250)]
         table = (np.array([*chain(*parts), 257])[:, None] >> np.arange(9)[::-1]) & 1
