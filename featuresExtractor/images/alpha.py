@@ -11,8 +11,8 @@ from PIL import Image
 from featuresExtractor.images.meaning import Alpha
 
 WHITE = (255, 255, 255, 255)
-INVISIBLE = "is fully transparent, so all of it is white"
-UNSET = "has an opacity of zero everywhere, which is taken as never set, so it is read as opaque"
+INVISIBLE = "fully transparent, so all of it is white"
+UNSET = "an opacity of zero everywhere is taken as never set, so all of it is opaque"
 
 
 def split(image: Image.Image, alpha: Alpha) -> tuple[Image.Image, Image.Image | None, tuple[str, ...]]:

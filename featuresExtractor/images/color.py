@@ -5,6 +5,7 @@ Profiles are data of strangers: LittleCMS reads them, and one that it refuses is
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -15,9 +16,10 @@ from PIL import Image, ImageCms
 
 from common.errors import printable
 
-BROKEN = "has a colour profile that cannot be used, so its numbers are taken as they are"
-PLAIN_CMYK = "is CMYK without a colour profile that can be used, so the plain formula converts it"
-OTHER_PROFILE = "has the colour profile"  # how the remark begins; its name follows
+BROKEN = "a colour profile that cannot be used is ignored"
+PLAIN_CMYK = "CMYK without a colour profile that can be used is converted by the plain formula"
+OTHER_PROFILE = "the colour profile"  # how the remark begins; its name follows
+OTHER_PROFILES = "colour profiles other than sRGB are not applied (--color srgb converts); the .json names them"
 LONGEST = 60  # characters of a profile's name
 SAME = 2  # of 255 levels by which a profile may differ from sRGB and still be called that
 INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
@@ -51,7 +53,7 @@ def to_rgb_colors(image: Image.Image, profile: bytes | None, convert: bool) -> t
         return image.convert("RGB"), ()
     if convert:
         return _converted(fitting, profile)
-    return image.convert("RGB"), (f"{OTHER_PROFILE} '{known.name}', which is not applied (--color srgb converts)",)
+    return image.convert("RGB"), (f"{OTHER_PROFILE} '{known.name}' is not applied (--color srgb converts)",)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image | None:
@@ -67,6 +69,14 @@ def _converted(image: Image.Image, profile: bytes) -> tuple[Image.Image, tuple[s
     if transform is None:
         return image.convert("RGB"), (BROKEN,)
     return transform.apply(image), ()
+
+
+def summed_up(remarks: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return remarks, and the names of the images that they are about, with a single one about colour profiles."""
+    shown: dict[str, list[str]] = {}
+    for text, names in remarks.items():
+        shown.setdefault(OTHER_PROFILES if text.startswith(OTHER_PROFILE) else text, []).extend(names)
+    return shown
 
 
 @lru_cache(maxsize=32)

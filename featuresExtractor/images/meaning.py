@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featuresExtractor.images.ranges import Range, full
 
-UNSTATED = "has extra samples whose meaning the file does not state (infrared, for instance), which are ignored"
+UNSTATED = "extra samples whose meaning the file does not state (infrared, for instance) are ignored"
 
 
 class Alpha(Enum):

@@ -20,12 +20,12 @@ SMALL = {
     "--value-range 0 4095",
     16384: "values use less than 1/4 of the 16-bit range; if they are 14-bit data, pass --value-range 0 16383",
 }
-EXCEEDED = "states a range of values that its values exceed, so the range is not used"
+EXCEEDED = "the range of values that the file states is not used, since its values exceed it"
 OWN_EXTREMES = (
-    "states a range that ends at the highest value of the image itself, so each image is stretched on its "
-    "own; --value-range gives all the same range"
+    "the range that the file states ends at its own highest value, so each image is stretched by itself; --value-range "
+    "gives all of them one range"
 )
-STATISTICS = "states its lowest and highest value but no range, so all 16 bits are taken; --value-range sets the range"
+STATISTICS = "the file states its highest value but no range, so all 16 bits are taken; --value-range sets the range"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ NATIVE_NUMBERS = {
     "F;32BF": "F;32NF",
 }
 APART = "TIFF with PlanarConfiguration 2 of a kind that is not read; save it with interleaved channels"
-BLACK_WHITE_IGNORED = "states values of black and white (ReferenceBlackWhite) that are not applied"
+BLACK_WHITE_IGNORED = "the values of black and white that the file states (ReferenceBlackWhite) are not applied"
 
 
 class Tags:

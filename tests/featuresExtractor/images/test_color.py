@@ -26,7 +26,7 @@ PRIMARIES = {
     "Adobe RGB (1998)": ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06)),
 }
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-NOT_APPLIED = "has the colour profile '{}', which is not applied (--color srgb converts)"
+NOT_APPLIED = "the colour profile '{}' is not applied (--color srgb converts)"
 
 
 def xyz(place: tuple[float, float]) -> NDArray[Any]:
