@@ -67,13 +67,18 @@ def _resize_as_tensor(rgb: Image.Image, size: tuple[int, int]) -> Image.Image:
     torch.nn.functional.interpolate(mode="bilinear", align_corners=False)."""
     pixels = np.asarray(rgb)
     (left, right, across), (top, bottom, down) = (_neighbours(*sides) for sides in zip(rgb.size, size, strict=True))
+    rows = _between(pixels.take(top, axis=0), pixels.take(bottom, axis=0), down[:, None, None])
+    mixed = _between(rows.take(left, axis=1), rows.take(right, axis=1), across[:, None])
+    return Image.fromarray(np.rint(mixed, out=mixed).astype(np.uint8))
 
-    def row(rows: NDArray[np.intp]) -> NDArray[Any]:
-        first, second = pixels[rows[:, None], left], pixels[rows[:, None], right]
-        return first * (1 - across[:, None]) + second * across[:, None]
 
-    mixed = row(top) * (1 - down[:, None, None]) + row(bottom) * down[:, None, None]
-    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+def _between(first: NDArray[Any], second: NDArray[Any], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `first` where `share` is 0, `second` where it is 1."""
+    start = first.astype(np.float32)
+    found: NDArray[np.float32] = second - start
+    found *= share
+    found += start
+    return found
 
 
 def _neighbours(side: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 Span = tuple[float, float]
 FULL = (0.0, 65535.0)
 SMALL = {
-    4096: "values use less than 1/16 of the 16-bit range; if they are 10 or 12-bit data, pass --value-range 0 1023 or "
-    "--value-range 0 4095",
+    4096: "values use less than 1/16 of the 16-bit range; if they are 8, 10 or 12-bit data, pass --value-range 0 255, "
+    "0 1023 or 0 4095",
     16384: "values use less than 1/4 of the 16-bit range; if they are 14-bit data, pass --value-range 0 16383",
 }
+CLIPPED = "values beyond --value-range are clipped"
+FAINT = "values use less than 1/16 of --value-range"
 EXCEEDED = "the range of values that the file states is not used, since its values exceed it"
 OWN_EXTREMES = (
     "the range that the file states ends at its own highest value, so each image is stretched by itself; --value-range "
@@ -84,6 +86,14 @@ def stated(span: Span, statistics: bool, otherwise: RangeOf) -> RangeOf:
 def _is_of_bits(high: float) -> bool:
     """Return whether `high` is the highest number of some bits: 1023, 4095; or 1, that of floats."""
     return high == 1 or (high > 1 and np.log2(high + 1) % 1 == 0)
+
+
+def given(values: NDArray[Any], span: Span) -> Range:
+    """Return the range that the user gave, with remarks about values that do not look as if they had it."""
+    lowest, highest = float(values.min()), float(values.max())
+    beyond = lowest < span[0] or highest > span[1]
+    faint = not beyond and highest - lowest > 0 and highest - span[0] < (span[1] - span[0]) / 16
+    return Range(span, (CLIPPED,) * beyond + (FAINT,) * faint)
 
 
 def significant(bits: int) -> RangeOf:

@@ -12,7 +12,7 @@ from featuresExtractor.images.alpha import divided, over_white, split
 from featuresExtractor.images.color import to_rgb_colors
 from featuresExtractor.images.formats import meaning_of
 from featuresExtractor.images.meaning import Alpha, Coarse, Deep
-from featuresExtractor.images.ranges import FULL, Span, levels, small
+from featuresExtractor.images.ranges import FULL, Span, given, levels, small
 from featuresExtractor.images.settings import STORED, Decoding
 
 Remarks = tuple[str, ...]
@@ -66,8 +66,8 @@ def _scaled(deep: Deep, alpha: Alpha, decoding: Decoding) -> tuple[Image.Image, 
     """Return deep samples as an 8-bit image without opacity, the opacity where there is one, and remarks."""
     values = deep.read()
     colors, opacity = (values[..., :-1], values[..., -1]) if deep.mode in ("LA", "RGBA") else (values, None)
-    known = deep.range_of(colors)
-    span = decoding.value_range or known.span
+    known = given(colors, decoding.value_range) if decoding.value_range else deep.range_of(colors)
+    span = known.span
     if span is None:
         raise ValueError(f"{deep.kind} of unknown range: pass --value-range LOW HIGH, or save it as 8 or 16 bits")
     share = None
@@ -76,8 +76,7 @@ def _scaled(deep: Deep, alpha: Alpha, decoding: Decoding) -> tuple[Image.Image, 
     elif opacity is not None and alpha is not Alpha.NONE:
         share = opacity / (span[1] if opacity.max() <= span[1] else FULL[1])
         colors = divided(colors, share) if alpha is Alpha.PREMULTIPLIED else colors
-    remarks = () if decoding.value_range else known.remarks
-    return _image(colors, span, deep), None if share is None else Image.fromarray(levels(share, (0, 1))), remarks
+    return _image(colors, span, deep), None if share is None else Image.fromarray(levels(share, (0, 1))), known.remarks
 
 
 def _is_key(colors: NDArray[Any], key: tuple[int, ...]) -> NDArray[np.bool_]:

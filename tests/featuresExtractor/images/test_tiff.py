@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from featuresExtractor.images.meaning import UNSTATED
-from featuresExtractor.images.ranges import EXCEEDED, OWN_EXTREMES, SMALL, STATISTICS
+from featuresExtractor.images.ranges import CLIPPED, EXCEEDED, FAINT, OWN_EXTREMES, SMALL, STATISTICS
 from featuresExtractor.images.settings import Decoding
 from featuresExtractor.images.values import to_rgb
 from tests.featuresExtractor.images.tiffs import DEFLATE, LZW, PACKBITS, RAW, write_tiff
@@ -239,7 +239,17 @@ def test_numbers_of_unknown_range_are_refused_and_read_with_a_range(
     rgb, remarks = read(path, Decoding((low, high)))
     expected = np.clip((values.astype(float) - low) / (high - low), 0, 1) * 255
     assert np.abs(rgb[..., 0] - expected).max() <= 0.5 + 1e-3
-    assert remarks == ()
+    assert remarks == (CLIPPED,)
+
+
+@pytest.mark.parametrize(
+    ("high", "remarks"), [(4095, ()), (3999, (CLIPPED,)), (4000, ()), (64_000, ()), (64_001, (FAINT,)), (9e9, (FAINT,))]
+)
+def test_a_range_that_does_not_look_like_that_of_the_values_is_remarked_upon(
+    high: float, remarks: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_tiff(tmp_path / "a.tif", ramp(4000), BLACK_IS_ZERO, 16)
+    assert read(tmp_path / "a.tif", Decoding((0.0, high)))[1] == remarks
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
