@@ -36,7 +36,7 @@ from common.errors import InputError, printable
 
 if TYPE_CHECKING:
     from featuresExtractor.images.dataset import Dataset
-    from featuresExtractor.images.decode import Decoding
+    from featuresExtractor.images.settings import Decoding
     from featuresExtractor.job import Job
     from featuresExtractor.models import Model
     from featuresExtractor.processor import Processor
@@ -280,7 +280,7 @@ def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processo
 
 def _decoding(args: argparse.Namespace) -> Decoding:
     """How image files become RGB; InputError for a range of values that is none."""
-    from featuresExtractor.images.decode import MOST_PIXELS, Decoding
+    from featuresExtractor.images.settings import MOST_PIXELS, Decoding
 
     low, high = args.value_range or (0.0, 1.0)
     if not (-math.inf < low < high < math.inf):

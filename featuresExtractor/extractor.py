@@ -19,8 +19,8 @@ from common.progress import progress
 from featuresExtractor.embeddings import FeaturesWriter, make_rows
 from featuresExtractor.forward import Drift, Forward
 from featuresExtractor.images.dataset import Dataset, Remark, Skipped
-from featuresExtractor.images.decode import STORED, Decoding
 from featuresExtractor.images.loader import Batch, read_batches
+from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.journal import Done, Journal, changed, left_to_do
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from featuresExtractor.images.dataset import Dataset
-from featuresExtractor.images.decode import STORED, Decoding
+from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.models import Model
 from featuresExtractor.processor import Processor, Reduction
 

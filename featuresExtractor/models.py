@@ -69,8 +69,9 @@ DINO_224 = Preprocessing(248, 224, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
 BIT_224 = Preprocessing(256, 224, "bilinear", HALF, HALF)
 LITE_224 = Preprocessing(256, 224, "bicubic", HALF, HALF)
 FACE_160 = Preprocessing(160, 160, "bilinear", HALF, FACE_STD, squash=True)
-PAPER_224 = Preprocessing(224, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD, squash=True)
-"""What the paper's code did to the pictures of every network but CLIP's."""
+PAPER_224 = Preprocessing(224, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD, squash=True, antialias=False)
+"""What the paper's code did to the images of every network but CLIP's; its torchvision 0.9.1 resized tensors, and those
+without antialiasing."""
 
 BASIC = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 BOTTLENECK = {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}

@@ -12,7 +12,7 @@ from common.files import check_whole, package_versions, read_json, sha256, write
 from common.settings import differences
 from featuresExtractor.extractor import Report
 from featuresExtractor.images.dataset import Dataset
-from featuresExtractor.images.decode import STORED, Decoding
+from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.models import Model
 from featuresExtractor.weights import Weights
 
@@ -33,7 +33,7 @@ def settings(
     decoding: Decoding = STORED,
 ) -> dict[str, Any]:
     """Everything that the numbers in a features file depend on, but for rounding."""
-    preprocessing = asdict(model.preprocessing) | {"alpha": "over white", "orientation": "as its EXIF says"}
+    preprocessing = model.preprocessing.recorded() | {"alpha": "over white", "orientation": "as its EXIF says"}
     preprocessing |= _unusual(decoding)
     return {
         "model": model.name,

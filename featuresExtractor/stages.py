@@ -27,6 +27,7 @@ from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
 from featuresExtractor.extractor import Report, extract, kept
 from featuresExtractor.forward import Forward
+from featuresExtractor.images.color import summed_up
 from featuresExtractor.images.dataset import Dataset
 from featuresExtractor.images.loader import check_pictures, without
 from featuresExtractor.job import Job
@@ -316,7 +317,7 @@ def _warn(job: Job, skipped: int) -> int:
 
 def _warn_of_remarks(remarks: Mapping[str, Sequence[str]]) -> None:
     """Lists on stderr what a person should know about the images, each remark with the images that it is about."""
-    for text, names in remarks.items():
+    for text, names in summed_up(remarks).items():
         images = "image" if len(names) == 1 else "images"
         print(printable(f"warning: {len(names):,} {images}: {text}: {listed(names, 3)}"), file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Preprocessing as data, the picture made ready by it, and the views of a picture.
+"""Preprocessing as data, the image made ready by it, and the views of an image.
 
 Nothing here needs torch at import: the table of models is made of these data, and `--list-models` must answer at once.
 """
@@ -6,25 +6,26 @@ Nothing here needs torch at import: the table of models is made of these data, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
 INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-WHITE = (255, 255, 255, 255)
-MOST_PIXELS = 2**25  # of a resized picture, before its crop: 100 MB, some 400 times as long as wide
+MOST_PIXELS = 2**25  # of a resized image, before its crop: 100 MB, some 400 times as long as wide
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its pictures: short side to `resize` pixels (with `squash` both sides, whatever becomes of
-    the picture's proportions), centre crop of `crop` x `crop`, then (value / 255 - mean) / std for each of R, G, B."""
+    """How a network wants its images: short side to `resize` pixels (with `squash` both sides, whatever becomes of the
+    image's proportions), centre crop of `crop` x `crop`, then (value / 255 - mean) / std for each of R, G, B.
+
+    Without `antialias` an image is resized as torch resizes tensors, from the nearest 2 x 2 pixels alone (bilinear)."""
 
     resize: int
     crop: int
@@ -32,67 +33,89 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     squash: bool = False
+    antialias: bool = True
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the `.json` beside features says of it; `antialias` only where there is none, since files of
+        earlier versions do not record it."""
+        fields = asdict(self)
+        return fields if not self.antialias else {name: fields[name] for name in fields if name != "antialias"}
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as a person sees it, in 8-bit RGB: upright, over white where transparent, 16 bits scaled to 8.
+def prepare(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the resized and cropped pixels (3, crop, crop) of an RGB image, in 0..255.
 
-    Raises ValueError for a mode whose range of values is not known (32-bit integers beyond 16 bits, floats).
+    These are the numbers of torchvision's Resize and CenterCrop, also where the crop is larger than the resized image:
+    it is padded with zeros. In memory the channels come last, as in the image and as convolutions like them best.
+    Raises ValueError for an image that is too narrow.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _from_16_bits(image).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Greyscale of 16 bits (0..65535) to 8 bits (0..255), rounded; Pillow's own conversion would clip at 255."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"pixels of mode {image.mode} have no known range; save it as an 8- or 16-bit picture")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-
-
-def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resized and cropped pixels, (3, crop, crop) in 0..255: the numbers of torchvision's Resize and CenterCrop. In
-    memory the channels come last, as in the picture and as convolutions like them best."""
-    rgb = to_rgb(image)
-    width, height = resized_to(rgb.size, preprocessing)
-    resized = rgb.resize((width, height), INTERPOLATION[preprocessing.interpolation])
-    left, top = round((width - preprocessing.crop) / 2), round((height - preprocessing.crop) / 2)
+    size = resized_to(rgb.size, preprocessing)
+    resample = INTERPOLATION[preprocessing.interpolation]
+    resized = rgb.resize(size, resample) if preprocessing.antialias else _resize_as_tensor(rgb, size)
+    left, top = (_crop_starts(side, preprocessing.crop) for side in size)
     cropped = resized.crop((left, top, left + preprocessing.crop, top + preprocessing.crop))
     return np.asarray(cropped).transpose(2, 0, 1)
 
 
+def _crop_starts(side: int, crop: int) -> int:
+    """Return where torchvision's CenterCrop begins on a side; below zero where it pads, which it rounds differently."""
+    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
+
+
+def _resize_as_tensor(rgb: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return an RGB image resized without antialiasing, rounded to 8 bits: before this last step the numbers of
+    torch.nn.functional.interpolate(mode="bilinear", align_corners=False)."""
+    pixels = np.asarray(rgb)
+    (left, right, across), (top, bottom, down) = (_neighbours(*sides) for sides in zip(rgb.size, size, strict=True))
+    rows = _between(pixels.take(top, axis=0), pixels.take(bottom, axis=0), down[:, None, None])
+    mixed = _between(rows.take(left, axis=1), rows.take(right, axis=1), across[:, None])
+    return Image.fromarray(np.rint(mixed, out=mixed).astype(np.uint8))
+
+
+def _between(first: NDArray[Any], second: NDArray[Any], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `first` where `share` is 0, `second` where it is 1."""
+    start = first.astype(np.float32)
+    found: NDArray[np.float32] = second - start
+    found *= share
+    found += start
+    return found
+
+
+def _neighbours(side: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return for each of the `wanted` pixels its two neighbours among `side` pixels, and the weight of the second."""
+    scale = np.float32(side / wanted)
+    place = np.maximum(scale * (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    first = np.minimum(place.astype(np.intp), side - 1)
+    return first, np.minimum(first + 1, side - 1), place - first.astype(np.float32)
+
+
 def resized_to(pixels: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Width and height that a picture of so many `pixels` is resized to; ValueError when it is too narrow."""
+    """Return the width and height that an image of so many `pixels` is resized to; ValueError when it is too narrow."""
     short, size = min(pixels), preprocessing.resize
     width, height = (size if side == short or preprocessing.squash else int(size * side / short) for side in pixels)
     if width * height > MOST_PIXELS:
-        told = f"{pixels[0]} x {pixels[1]} pixels are too narrow"
-        raise ValueError(f"{told}: resized they would be {width} x {height}")
+        message = f"{pixels[0]} x {pixels[1]} pixels are too narrow"
+        raise ValueError(f"{message}: resized they would be {width} x {height}")
     return width, height
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Pixels (N, 3, H, W) uint8 -> float32 as the network saw them in training, where and as `images` are in memory."""
+    """Return pixels (N, 3, H, W) uint8 as float32 as the network saw them in training, where and as `images` are in
+    memory."""
     scaled = images.float().div(255)
     mean, std = (scaled.new_tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     return scaled.sub_(mean).div_(std)
 
 
 def original(images: Tensor) -> Tensor:
-    """The pictures (N, 3, H, W) themselves."""
+    """Return the images (N, 3, H, W) themselves."""
     return images
 
 
 def flipped(images: Tensor) -> Tensor:
-    """The pictures (N, 3, H, W) with left and right exchanged."""
+    """Return the images (N, 3, H, W) with left and right exchanged."""
     return images.flip(-1)
 
 
 VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (original, flipped)
-"""The views of a picture; the index of a view here is its number in the features file."""
+"""The views of an image; the index of a view here is its number in the features file."""

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from featuresExtractor.images.kinds import formats
+from featuresExtractor.images.settings import STORED, Decoding
+from featuresExtractor.images.values import to_rgb
 from featuresExtractor.transforms import Preprocessing, prepare, resized_to
 
 if TYPE_CHECKING:
@@ -32,23 +34,19 @@ KINDS = {
     stat.S_IFCHR: "a device",
 }
 
-MOST_PIXELS = 178_956_970  # of an image in a file; Pillow's own bound against files that grow beyond any memory
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What each orientation of the EXIF standard asks for."""
 
 _large = Lock()
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How the numbers in image files become 8-bit RGB.
-
-    `value_range` (low, high) is what black and white are in samples of more than 8 bits; None: as the file says, or
-    all of its bits. `color` is `stored`, the numbers in the file, or `srgb`, converted by the file's colour profile.
-    Images of more than `max_pixels` pixels are refused.
-    """
-
-    value_range: tuple[float, float] | None = None
-    color: str = "stored"
-    max_pixels: int = MOST_PIXELS
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,6 @@ class Decoded:
 
     pixels: NDArray[np.uint8]
     remarks: tuple[str, ...] = ()
-
-
-STORED = Decoding()
 
 
 @contextmanager
@@ -97,7 +92,9 @@ def read_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = 
 def decode_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> Decoded:
     """Decode and prepare the first frame of an image file; any exception says what is wrong."""
     with open_picture(path) as image, _turn(image):
-        return Decoded(prepare(image, preprocessing))
+        rgb, remarks = to_rgb(image, decoding)
+        turned = TURNS.get(image.getexif().get(ORIENTATION, 1))
+        return Decoded(prepare(rgb.transpose(turned) if turned is not None else rgb, preprocessing), remarks)
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:

@@ -18,7 +18,8 @@ import numpy as np
 
 from common.progress import progress
 from featuresExtractor.images.dataset import Dataset, Remark, Skipped
-from featuresExtractor.images.decode import STORED, Decoding, check_picture, decode_picture, reason_of
+from featuresExtractor.images.decode import check_picture, decode_picture, reason_of
+from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.transforms import Preprocessing
 
 if TYPE_CHECKING:

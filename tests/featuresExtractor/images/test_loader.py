@@ -18,8 +18,9 @@ from PIL import Image
 
 from featuresExtractor.images import loader as reading
 from featuresExtractor.images.dataset import Dataset, Skipped, find_images
-from featuresExtractor.images.decode import Decoding, read_picture
+from featuresExtractor.images.decode import read_picture
 from featuresExtractor.images.loader import OUTSIDE, Batch, check_pictures, read_batches, read_item, without
+from featuresExtractor.images.settings import Decoding
 from featuresExtractor.journal import left_to_do
 from featuresExtractor.transforms import Preprocessing
 
@@ -155,7 +156,7 @@ def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[...,
     assert faults[0] == Skipped("left/a0.png", "not a picture in a format that is known here")
     assert faults[1].name == "right/a0.png"
     assert "truncated" in faults[1].reason
-    reason = "pixels of mode F have no known range; save it as an 8- or 16-bit picture"
+    reason = "32-bit floats of unknown range: pass --value-range LOW HIGH, or save it as 8 or 16 bits"
     assert read_item(dataset, 1, SMALL, room()) == [Skipped("left/a1.tif", reason)]
 
 
