@@ -176,8 +176,9 @@ def test_weights_that_are_nowhere_are_told_before_anything_is_built(monkeypatch:
     with pytest.raises(InputError) as caught:
         find_weights(find_model("clip_rn50x4"))
     assert str(caught.value) == (
-        "clip_rn50x4: weights not found; tried open_clip_model.safetensors of timm/resnet50x4_clip.openai in the model "
-        f"hub's cache and on the hub (LocalEntryNotFoundError); {GIVE_A_FILE}"
+        "clip_rn50x4: weights not found: no connection to the model hub: HF_HUB_OFFLINE forbids it; tried "
+        "open_clip_model.safetensors of timm/resnet50x4_clip.openai in the model hub's cache and on the hub; "
+        f"{GIVE_A_FILE}"
     )
 
 
