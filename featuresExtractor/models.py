@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from common.errors import InputError, nearest
+from common.errors import InputError
 from featuresExtractor.transforms import Preprocessing
 
 ADDRESSES = "timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.TAG]"  # of networks without a row
@@ -202,12 +202,14 @@ MODELS = (
 
 
 def find_model(name: str) -> Model:
-    """The row called `name`; InputError names the nearest one."""
+    """Return the row called `name`; InputError names the nearest rows, and addresses of networks of the libraries."""
     names = [model.name for model in MODELS]
     if name not in names:
+        from featuresExtractor.suggestions import did_you_mean  # which imports the libraries
+
         raise InputError(
-            f"unknown model '{name}'{nearest(name, names)} extract.py --list-models shows all; any other network has "
-            f"an address: {ADDRESSES}"
+            f"unknown model '{name}'{did_you_mean(name, names)} extract.py --list-models shows all; any other network "
+            f"has an address: {ADDRESSES}"
         )
     return MODELS[names.index(name)]
 
