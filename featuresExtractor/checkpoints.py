@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.archives import check_archive
-from common.errors import InputError
+from common.errors import InputError, printable
 
 Tensors = dict[str, Tensor]
 
@@ -126,7 +126,8 @@ def _renamed(tensors: Tensors, path: Path) -> Tensors:
         if len(name) > LONGEST:
             raise InputError(f"{path}: a tensor has a name of {len(name):,} characters; not a plain state dict")
         if (other := sources.setdefault(_own_name(name), name)) != name:
-            raise InputError(f"{path}: {other} and {name} are both {_own_name(name)} of the network; keep one of them")
+            both = printable(f"{other} and {name} are both {_own_name(name)}")
+            raise InputError(f"{path}: {both} of the network; keep one of them")
     return {own: tensors[name] for own, name in sources.items()}
 
 

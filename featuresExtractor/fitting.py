@@ -49,7 +49,7 @@ class Place:
 
     def __str__(self) -> str:
         return printable(
-            ".".join(part for part in (self.state_dict, self.prefix.removesuffix(".")) if part) or "its top"
+            ".".join(part for part in (self.state_dict, self.prefix.removesuffix(".")) if part) or "the top level"
         )
 
 
@@ -80,8 +80,9 @@ def fit(found: Mapping[str, Tensors], network: nn.Module, needed: Needs, path: P
     given = {name[len(place.prefix) :]: value for name, value in tensors.items() if name.startswith(place.prefix)}
     fixed = _fixed(given, wanted, network)
     misfits = [name for name, value in given.items() if name in wanted and not _is_like(value, wanted[name])]
-    unknown = [name for name in given if name not in wanted and name not in fixed]
-    beside = _beside(tensors, place, others)
+    beside = _beside(tensors, place, others, wanted)
+    known = wanted.keys() | fixed.keys()
+    unknown = [own for own in given if own not in known and not _is_of(others, place.prefix + own, place, wanted)]
     _check(given, wanted, needed, {*unknown, *_stray([*unknown, *beside], place, wanted)}, path, tensors)
     ignored = {
         "missing": [name for name in wanted if name not in given],
@@ -150,7 +151,7 @@ def _place(
     if not whole:
         return max(places, key=lambda place: place.hits, default=Place(next(iter(found)), "")), ()
     place, *others = sorted(whole, key=lambda place: (place.rank, place))
-    _check_alone(place, [other for other in places if other != place], found[place.state_dict], wanted, path)
+    _check_alone(place, found[place.state_dict], wanted, needed, path)
     if others and others[0].rank == place.rank:
         names = listed([str(place), *map(str, others)], 5)
         raise InputError(f"{path}: holds this network more than once, under {names}; keep one of them in the file")
@@ -173,27 +174,31 @@ def _prefixes(name: str, needed: frozenset[str]) -> Iterable[str]:
             yield "".join(f"{part}." for part in parts[:count])
 
 
-def _check_alone(
-    place: Place, places: Iterable[Place], tensors: Tensors, wanted: Mapping[str, Tensor], path: Path
-) -> None:
+def _check_alone(place: Place, tensors: Tensors, wanted: Mapping[str, Tensor], needed: Needs, path: Path) -> None:
     """InputError for two tensors of one state dict that become the same of the network when `module.` and the like are
     dropped."""
-    plain = [other for other in places if other.state_dict == place.state_dict and other.says_nothing]
-    for other in plain if place.says_nothing else []:
-        for name in tensors:
-            own = name.removeprefix(other.prefix)
-            is_placed = name.startswith(place.prefix) and name.removeprefix(place.prefix) in wanted
-            if name.startswith(other.prefix) and not is_placed and place.prefix + own in tensors and own in wanted:
+    if not place.says_nothing:
+        return
+    for name in tensors:
+        is_placed = name.startswith(place.prefix) and name.removeprefix(place.prefix) in wanted
+        for prefix in () if is_placed else _prefixes(name, needed.tensors):
+            own = name.removeprefix(prefix)
+            if Place(place.state_dict, prefix).says_nothing and place.prefix + own in tensors:
                 raise InputError(
                     f"{path}: {place.prefix}{own} and {name} are both {own} of the network; keep one of them"
                 )
 
 
-def _beside(tensors: Tensors, place: Place, others: Iterable[Place]) -> list[str]:
-    """The tensors that are neither under the place, nor under another with the network, nor of CLIP's text tower."""
-    prefixes = tuple(other.prefix for other in (place, *others) if other.state_dict == place.state_dict)
-    names = [name for name in tensors if not name.startswith(prefixes)]
+def _beside(tensors: Tensors, place: Place, others: Iterable[Place], wanted: Mapping[str, Tensor]) -> list[str]:
+    """The tensors that are neither under the place, nor of another copy of the network, nor of CLIP's text tower."""
+    names = [name for name in tensors if not name.startswith(place.prefix) and not _is_of(others, name, place, wanted)]
     return [name for name in names if not (place.prefix.endswith("visual.") and TEXT.fullmatch(name))]
+
+
+def _is_of(others: Iterable[Place], name: str, place: Place, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor beside the place is one of another copy of the network in the same state dict."""
+    same = [other.prefix for other in others if other.state_dict == place.state_dict]
+    return any(name.startswith(prefix) and name.removeprefix(prefix) in wanted for prefix in same)
 
 
 def _stray(names: Iterable[str], place: Place, wanted: Mapping[str, Tensor]) -> list[str]:

@@ -70,7 +70,7 @@ def load_backbone(model: Model, weights: Weights) -> nn.Module:
     and in `weights.read`. A file may keep the tensors under other names (`checkpoints.ORDER`) and prefixes.
     """
     bones = skeleton(model)
-    _check_memory(model, bones, copies=2 if weights.file else 1)
+    _check_memory(model, bones, weights.file)
     if weights.file is None:
         return _frozen(random_network(model, weights.seed or 0))
     fitting = fit(read_state_dicts(weights.file), bones, needs(model, bones), weights.file)
@@ -105,10 +105,11 @@ def _check_fixed(backbone: nn.Module, fitting: Fit, path: Path) -> None:
             )
 
 
-def _check_memory(model: Model, bones: nn.Module, copies: int) -> None:
-    """InputError where the weights do not fit: the system would end the program without a word."""
-    towers = 2 if model.library == "open_clip" else 1  # a text tower is read and built with the visual one
-    needed = towers * copies * sum(weight.nbytes for weight in bones.parameters())
+def _check_memory(model: Model, bones: nn.Module, file: Path | None) -> None:
+    """InputError where the network and what its file holds do not fit: the system would end the program without a
+    word."""
+    towers = 2 if model.library == "open_clip" else 1  # a text tower is built with the visual one
+    needed = towers * sum(weight.nbytes for weight in bones.parameters()) + (file.stat().st_size if file else 0)
     if needed > (there := available_memory()):
         raise InputError(
             f"{model.name}: its weights need {needed / 2**30:.1f} GiB of memory while they are loaded, "

@@ -144,10 +144,21 @@ def test_queries_of_moco_are_taken_and_its_queue_is_listed(tmp_path: Path, capsy
     state = prefixed("module.encoder_k.", keys) | prefixed("module.encoder_q.", queries)
     weights = check_same(model, {"state_dict": state | {"module.queue": torch.zeros(2, 9)}}, tensors, path)
     assert weights.read["ignored"] == {
-        "missing": ["fc.weight", "fc.bias"], "extra": ["fc.0.weight", "module.queue"]
+        "missing": ["fc.weight", "fc.bias"], "extra": ["fc.0.weight", "module.encoder_k.fc.0.weight", "module.queue"]
     }  # fmt: skip
     taken = "weights taken from state_dict.module.encoder_q; the network is also in state_dict.module.encoder_k"
     assert taken in capsys.readouterr().err
+
+
+def test_another_copy_beside_the_network_is_not_listed_tensor_by_tensor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, path = model_of(), tmp_path / "w.pt"
+    tensors = full(model)
+    others = full(model, 8) | {"head.weight": torch.ones(2)}
+    weights = check_same(model, tensors | prefixed("teacher.", others), tensors, path)
+    assert weights.read == {"under": "the top level", "ignored": {"extra": ["teacher.head.weight"]}}
+    assert "weights taken from the top level; the network is also in teacher\n" in capsys.readouterr().err
 
 
 def test_state_dict_that_lacks_something_gives_way_to_a_whole_one(tmp_path: Path) -> None:

@@ -284,13 +284,15 @@ def test_old_format_of_the_hub_is_read(tiny_model: Model, tmp_path: Path) -> Non
 def test_weights_that_do_not_fit_into_memory_are_refused(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random ones are there once; those of a file twice while they are copied."""
-    needed = 4 * sum(value.numel() for value in random_network(tiny_model, 0).parameters())
-    write_pt(random_tensors(tiny_model), tmp_path / "w.pt")
-    for given, copies in (("random", 1), (str(tmp_path / "w.pt"), 2)):
-        monkeypatch.setattr(weights, "available_memory", lambda copies=copies: copies * needed)
+    """Random ones are there once; those of a file beside all that it holds, such as an optimizer's numbers."""
+    network = 4 * sum(value.numel() for value in random_network(tiny_model, 0).parameters())
+    path = tmp_path / "w.pt"
+    torch.save({"model": random_tensors(tiny_model), "optimizer": {"state": torch.zeros(10**6)}}, path)
+    assert path.stat().st_size > network + 4 * 10**6
+    for given, needed in (("random", network), (str(path), network + path.stat().st_size)):
+        monkeypatch.setattr(weights, "available_memory", lambda needed=needed: needed)
         loaded(tiny_model, given)
-        monkeypatch.setattr(weights, "available_memory", lambda copies=copies: copies * needed - 1)
+        monkeypatch.setattr(weights, "available_memory", lambda needed=needed: needed - 1)
         with pytest.raises(InputError, match=r"^tiny: its weights need 0\.0 GiB of memory while they are loaded, "):
             loaded(tiny_model, given)
 
