@@ -25,9 +25,10 @@ class Damaged(Exception):
     """What was fetched is not what the source has."""
 
 
-def download(url: str, path: Path) -> None:
-    """Fetches `url` to `path`. Raises what the transport raises, or `Damaged` for a file that was cut short or that is
+def download(url: str, path: str | os.PathLike[str]) -> None:
+    """Fetch `url` to `path`. Raises what the transport raises, or `Damaged` for a file that was cut short or that is
     not the one whose hash its name holds."""
+    path = Path(path)
     digest, count = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=PATIENCE) as source, _own_file(path) as file:
         length = int(source.headers.get("Content-Length") or 0)
@@ -57,17 +58,19 @@ def _own_file(path: Path) -> Iterator[IO[bytes]]:
         Path(name).unlink(missing_ok=True)
 
 
-def named_hash(path: Path) -> str | None:
-    """The SHA-256, or its start, that a file's source publishes with it: in the file's name, or in the name under which
-    the hub's cache keeps it. None where there is none."""
+def named_hash(path: str | os.PathLike[str]) -> str | None:
+    """Return the SHA-256, or its start, that a file's source publishes with it: in the file's name, or in the name
+    under which the hub's cache keeps it. None where there is none."""
+    path = Path(path)
     if found := HASH.search(path.name):
         return found[1]
     blob = path.resolve().name if path.is_symlink() else ""
     return blob if BLOB.fullmatch(blob) else None
 
 
-def check_fetched(path: Path, sha256: str) -> None:
-    """InputError for a fetched file that is no longer what its source published."""
+def check_fetched(path: str | os.PathLike[str], sha256: str) -> None:
+    """Raise InputError for a fetched file that is no longer what its source published."""
+    path = Path(path)
     told = named_hash(path)
     if told and not sha256.startswith(told):
         raise InputError(
@@ -76,6 +79,7 @@ def check_fetched(path: Path, sha256: str) -> None:
         )
 
 
-def revision(path: Path) -> str:
-    """`@` and the commit of a file in the hub's cache; nothing for another file."""
+def revision(path: str | os.PathLike[str]) -> str:
+    """Return `@` and the commit of a file in the hub's cache; nothing for another file."""
+    path = Path(path)
     return f"@{path.parent.name}" if path.parent.parent.name == "snapshots" else ""

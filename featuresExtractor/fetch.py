@@ -14,8 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.errors import InputError
-from featuresExtractor.download import HASH, Damaged, download
+from featuresExtractor.download import HASH, download
 from featuresExtractor.models import Model
+from featuresExtractor.reasons import why
 
 GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt state dict)"
 REVISION = re.compile(r"[0-9a-f]{40}")
@@ -120,7 +121,7 @@ def _from_hub(model: Model, repository: str, file: str) -> Path:
             return Path(hf_hub_download(repository, OLD_FORMAT[file], revision=model.revision))
     except Exception as error:  # the hub's client raises whatever its transport raises
         tried = f"{file} of {repository} in the model hub's cache and on the hub"
-        raise _not_found(model, tried, error) from error
+        raise _not_found(model, tried, why(error, "the model hub")) from error
 
 
 def _from_url(model: Model) -> Path:
@@ -129,7 +130,8 @@ def _from_url(model: Model) -> Path:
     try:
         download(model.weights, path)
     except Exception as error:  # whatever the transport raises
-        raise _not_found(model, f"{path} and {model.weights}", error) from error
+        reason = why(error, urlsplit(model.weights).netloc or "the source")
+        raise _not_found(model, f"{path} and {model.weights}", reason) from error
     return path
 
 
@@ -150,6 +152,5 @@ def _tell(model: Model, what: str) -> None:
     print(f"{model.name}: fetching {what}", file=sys.stderr)
 
 
-def _not_found(model: Model, tried: str, error: Exception) -> InputError:
-    reason = str(error) if isinstance(error, Damaged) else type(error).__name__
-    return InputError(f"{model.name}: weights not found; tried {tried} ({reason}); {GIVE_A_FILE}")
+def _not_found(model: Model, tried: str, reason: str) -> InputError:
+    return InputError(f"{model.name}: weights not found: {reason}; tried {tried}; {GIVE_A_FILE}")

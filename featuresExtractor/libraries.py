@@ -13,6 +13,7 @@ from torch import nn
 
 from common.errors import InputError, listed, nearest
 from featuresExtractor.models import ADDRESSES, CLIP_MEAN, CLIP_STD, Model
+from featuresExtractor.suggestions import did_you_mean
 from featuresExtractor.transforms import INTERPOLATION, Preprocessing
 
 
@@ -109,7 +110,9 @@ def describe(address: str) -> Model:
     `torchvision/NAME[.TAG]`. InputError for an address that leads nowhere."""
     library, _, rest = address.partition("/")
     if library not in DESCRIBERS or not rest:
-        raise InputError(f"unknown model '{address}'{nearest(library, list(DESCRIBERS))} addresses are {ADDRESSES}")
+        near = nearest(library, list(DESCRIBERS))
+        meant = did_you_mean(rest) if near == ";" and library else near
+        raise InputError(f"unknown model '{address}'{meant} addresses are {ADDRESSES}")
     return DESCRIBERS[library](address, rest)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from common.errors import InputError, nearest
+from common.errors import InputError
 from featuresExtractor.transforms import Preprocessing
 
 ADDRESSES = "timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.TAG]"  # of networks without a row
@@ -91,7 +91,7 @@ TAN = "Tan and Le, arXiv:1905.11946"
 KOLESNIKOV = "Kolesnikov et al., arXiv:1912.11370"
 YALNIZ = "Yalniz et al., arXiv:1905.00546"
 MAHAJAN = "Mahajan et al., arXiv:1805.00932"
-STEINER = "Steiner et al., arXiv:2106.10270"
+DOSOVITSKIY = "Dosovitskiy et al., arXiv:2010.11929"
 CARON = "Caron et al., arXiv:2104.14294"
 
 
@@ -168,7 +168,9 @@ MODELS = (
         "facenet", "faces", "facenet_pytorch", "InceptionResnetV1", "vggface2", FACENET, {"block8": 1792}, FACE_160,
         "MIT", "Schroff et al., arXiv:1503.03832", {"classify": True, "num_classes": 8631},
     ),
-    _vit("vit_base_patch16_224", "ViT", "vit_base_patch16_224.augreg_in21k_ft_in1k", 768, VIT_224, STEINER),
+    _vit(  # what timm 0.4.5, which the paper's code pinned, loaded under this name; later versions load augreg's
+        "vit_base_patch16_224", "ViT", "vit_base_patch16_224.orig_in21k_ft_in1k", 768, VIT_224, DOSOVITSKIY,
+    ),
     _instagram("swsl_resnet50", SWSL, "resnet50.fb_swsl_ig1b_ft_in1k", YALNIZ),
     _instagram("swsl_resnext101_32x8d", SWSL, "resnext101_32x8d.fb_swsl_ig1b_ft_in1k", YALNIZ),
     _instagram("swsl_resnext101_32x16d", SWSL, "resnext101_32x16d.fb_swsl_ig1b_ft_in1k", YALNIZ),
@@ -201,12 +203,14 @@ MODELS = (
 
 
 def find_model(name: str) -> Model:
-    """The row called `name`; InputError names the nearest one."""
+    """Return the row called `name`; InputError names the nearest rows, and addresses of networks of the libraries."""
     names = [model.name for model in MODELS]
     if name not in names:
+        from featuresExtractor.suggestions import did_you_mean  # which imports the libraries
+
         raise InputError(
-            f"unknown model '{name}'{nearest(name, names)} extract.py --list-models shows all; any other network has "
-            f"an address: {ADDRESSES}"
+            f"unknown model '{name}'{did_you_mean(name, names)} extract.py --list-models shows all; any other network "
+            f"has an address: {ADDRESSES}"
         )
     return MODELS[names.index(name)]
 

@@ -65,13 +65,21 @@ def remarks_of(report: Report) -> dict[str, list[str]]:
 
 
 def facts_of(
-    chosen: Mapping[str, Any], origin: str, report: Report, dataset: Dataset, flags: Mapping[str, Any], digest: str
+    chosen: Mapping[str, Any],
+    origin: str,
+    report: Report,
+    dataset: Dataset,
+    flags: Mapping[str, Any],
+    digest: str,
+    read: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the `.json` beside a features file says; `digest` is the SHA-256 of that file."""
+    """What the `.json` beside a features file says; `digest` is the SHA-256 of that file, `read` what was taken of the
+    weights' file (`Weights.read`)."""
     return {
         "sha256": digest,
         "settings": chosen,
         "weights_origin": origin,
+        "weights_read": dict(read or {}),
         "written": report.written,
         "skipped": [asdict(item) for item in (*dataset.skipped, *report.skipped)],
         "remarks": remarks_of(report),

@@ -148,7 +148,7 @@ def extract_features(job: Job, weights: Weights, chosen: Mapping[str, Any], jour
     backbone = load_backbone(job.model, weights)
     tapped = TappedBackbone(backbone, tuple(job.model.layers), reduction(kind.activation, job.model))
     forward = _forward(job, tapped)
-    report = _write_features(readable, forward, journal, chosen, weights.origin)
+    report = _write_features(readable, forward, journal, chosen, weights)
     for path, sizes in zip(job.outputs, forward.shapes, strict=True):
         shape = " x ".join(f"{size:,}" for size in sizes)
         print(f"{_shown(path)}: {report.written:,} {job.dataset.kind}, {shape} numbers a picture")
@@ -209,7 +209,9 @@ def _forward(job: Job, tapped: TappedBackbone) -> Forward:
         raise InputError(f"{told}: {reason}") from error
 
 
-def _write_features(job: Job, forward: Forward, journal: Journal, chosen: Mapping[str, Any], origin: str) -> Report:
+def _write_features(
+    job: Job, forward: Forward, journal: Journal, chosen: Mapping[str, Any], weights: Weights
+) -> Report:
     """Runs the loop under a line that says what runs, and gives the files their names."""
     _announce(job, forward)
     rows = [row_type(job.dataset.sides, shape, job.dataset.longest_name) for shape in forward.shapes]
@@ -232,7 +234,9 @@ def _write_features(job: Job, forward: Forward, journal: Journal, chosen: Mappin
             report = extract(job.dataset, forward, writers, journal, job.workers, job.skip, job.decoding)
             if not report.written:
                 raise _none_readable(job)
-            facts = partial(provenance.facts_of, chosen, origin, report, job.dataset, job.flags)
+            facts = partial(
+                provenance.facts_of, chosen, weights.origin, report, job.dataset, job.flags, read=weights.read
+            )
             _seal(job, writers, journal, facts)
     _give_names(job, journal)
     return report

@@ -798,7 +798,7 @@ def test_list_of_layers_of_an_address(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("resnet5", "unknown model 'resnet5'; did you mean 'resnet50'? extract.py --list-models shows all; any other "),
+        ("resnet5", "unknown model 'resnet5'; did you mean 'resnet50', 'timm/resnet50.a1_in1k'"),
         ("timm/none", "timm/none: no architecture of timm 'none'"),
     ],
 )

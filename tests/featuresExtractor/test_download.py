@@ -42,6 +42,14 @@ def test_whole_file_is_fetched(server: Callable[[int], str], tmp_path: Path) -> 
     assert (tmp_path / "weights.pth").read_bytes() == BODY
 
 
+def test_paths_may_be_text(server: Callable[[int], str], tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.pth")
+    download(server(len(BODY)), path)
+    assert Path(path).read_bytes() == BODY
+    assert (named_hash("x/resnet18-f37072fd.pth"), revision("snapshots/c0ffee/w.pt")) == ("f37072fd", "@c0ffee")
+    check_fetched(path, sha256(Path(path)))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2**20, len(BODY) - 1])
 def test_file_that_was_cut_short_is_no_file(server: Callable[[int], str], tmp_path: Path, count: int) -> None:
     with pytest.raises(Damaged, match=f"ended after {count:,} of 1,280,000 bytes"):

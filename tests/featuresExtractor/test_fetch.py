@@ -1,14 +1,22 @@
 """Where weights are found: the hub's cache, torch's, facenet's, an installed package; and how they get there.
 
-No network: a URL is `file://`, and what the hub's client does without one is what it raises here.
+No network: a URL is `file://` or of this machine, and so is the hub, whose client is the real one.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import facenet_pytorch.models.inception_resnet_v1 as faces
 import huggingface_hub
@@ -20,6 +28,7 @@ from common.errors import InputError
 from common.files import sha256
 from featuresExtractor.fetch import at_revision, cached, on_this_machine, place, pretrained_file
 from featuresExtractor.models import FACENET, MODELS, Model, find_model
+from featuresExtractor.reasons import why
 
 pytestmark = pytest.mark.usefixtures("empty_caches")
 REVISION = "0123456789" * 4
@@ -111,14 +120,139 @@ def test_hub_without_a_network_is_told_with_what_was_tried_and_the_way_out(monke
     """The real client: told to stay offline, it raises what it raises where nothing can be reached."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert refusal(find_model("dino_vits16")) == (
-        "dino_vits16: weights not found; tried model.safetensors of timm/vit_small_patch16_224.dino in the model hub's "
-        f"cache and on the hub (LocalEntryNotFoundError); {GIVE_A_FILE}"
+        "dino_vits16: weights not found: no connection to the model hub: HF_HUB_OFFLINE forbids it; tried "
+        "model.safetensors of timm/vit_small_patch16_224.dino in the model hub's cache and on the hub; "
+        f"{GIVE_A_FILE}"
     )
 
 
-@pytest.mark.parametrize("error", [LocalEntryNotFoundError, ConnectionError, OSError])
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """`hub(status, code, wait)` is a model hub on this machine that answers all with this status, and this code of the
+    hub, after so many seconds; the client does not wait between its tries. `hub(None)` is a port that nobody answers
+    at. It gives the address."""
+    servers = []
+
+    def start(status: int | None, code: str = "", wait: float = 0) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), answering(status or 200, code, wait))
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        if status is None:
+            server.server_close()
+        else:
+            Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            servers.append(server)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
+        return address
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # clients leave the sockets of their errors to be collected
+
+
+def answering(status: int, code: str, wait: float) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            time.sleep(wait)
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", "a\tsentence of the server")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_: object) -> None: ...
+
+    return Handler
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (None, "", "no connection to the model hub"),
+        (403, "GatedRepo", "its owner must be asked for access: do so on the repository's page, then log in"),
+        (401, "RepoNotFound", "there is no such repository, or it is private and needs a login (hf auth login)"),
+        (401, "", "access needs a login (hf auth login) (HTTP 401)"),
+        (403, "", "access is forbidden (HTTP 403)"),
+        (404, "EntryNotFound", "the repository has no such file (HTTP 404)"),
+        (404, "RevisionNotFound", "the repository has no such commit (HTTP 404)"),
+        (404, "RepoNotFound", "there is no such repository, or it is private"),
+        (429, "", "too many requests: try again later (HTTP 429)"),
+        (500, "", "the model hub has a fault: try again later (HTTP 500)"),
+        (503, "", "the model hub has a fault: try again later (HTTP 503)"),
+        (418, "", "the model hub refused (HTTP 418)"),
+        (200, "", "something else than the model hub answered: check proxy, network login and HF_ENDPOINT"),
+    ],
+)
+def test_what_the_hubs_client_raises_is_put_into_words(
+    status: int | None, code: str, reason: str, hub: Callable[..., str]
+) -> None:
+    hub(status, code)
+    text = refusal(find_model("dino_vits16"))
+    assert text.startswith(f"dino_vits16: weights not found: {reason}")
+    tried = "model.safetensors of timm/vit_small_patch16_224.dino in the model hub's cache and on the hub"
+    assert text.endswith(f"; tried {tried}; {GIVE_A_FILE}")
+    assert not re.search(r"[a-z](Error|Exception|IsEnabled)", text)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("status", "wait", "reason"),
+    [
+        (None, 0, "no connection to HOST"),
+        (200, 2, "no connection to HOST: no answer in time"),
+        (403, 0, "access is forbidden (HTTP 403)"),
+        (404, 0, "no such file is there (HTTP 404)"),
+        (500, 0, "HOST has a fault: try again later (HTTP 500)"),
+    ],
+)
+def test_what_a_url_answers_is_put_into_words(
+    status: int | None,
+    wait: float,
+    reason: str,
+    tiny_model: Model,
+    hub: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("featuresExtractor.download.PATIENCE", 0.2)
+    address = hub(status, "", wait)
+    text = refusal(replace(tiny_model, weights=f"{address}/weights.pth"))
+    told = reason.replace("HOST", address.removeprefix("http://"))
+    assert text.startswith(f"tiny: weights not found: {told}; tried ")
+    assert text.endswith(f" and {address}/weights.pth; {GIVE_A_FILE}")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("library", ["requests", "httpx2", "urllib3"])
+def test_other_clients_of_the_hub_are_understood_too(library: str, hub: Callable[..., str]) -> None:
+    """Which one the hub's client stands on depends on its version."""
+    client = pytest.importorskip(library)
+    with pytest.raises(Exception, match="refused") as caught:
+        client.request("GET", hub(None), timeout=1)
+    assert why(caught.value, "the model hub") == "no connection to the model hub"
+    with pytest.raises(Exception, match=r"(?i)time.?out|timed out") as caught:
+        client.request("GET", hub(200, "", 1), timeout=0.2, **({"retries": False} if library == "urllib3" else {}))
+    assert why(caught.value, "the model hub") == "no connection to the model hub: no answer in time"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (LocalEntryNotFoundError, "no connection to the model hub"),
+        (ConnectionError, "no connection to the model hub"),
+        (OSError, "nothing"),
+    ],
+)
 def test_unreachable_hub_is_asked_once(
-    error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: type[Exception], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
 
@@ -127,7 +261,7 @@ def test_unreachable_hub_is_asked_once(
         raise error("nothing\nto be reached")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    assert f"({error.__name__}); {GIVE_A_FILE}" in refusal(find_model("clip_rn50"))
+    assert f"clip_rn50: weights not found: {reason}; tried " in refusal(find_model("clip_rn50"))
     assert asked == [("timm/resnet50_clip.openai", "open_clip_model.safetensors", None)]
     told = "clip_rn50: fetching open_clip_model.safetensors of timm/resnet50_clip.openai from the model hub\n"
     assert capsys.readouterr() == ("", told)
@@ -144,12 +278,9 @@ def test_old_format_is_fetched_where_the_hub_has_no_other(empty_caches: Path, mo
     assert on_this_machine(find_model("dino_vits16"))
 
 
-def test_repository_with_neither_format_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hub(_repository: str, _file: str, revision: str | None) -> str:
-        raise EntryNotFoundError("404 Client Error")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub)
-    assert "(EntryNotFoundError)" in refusal(find_model("dino_vits16"))
+def test_repository_with_neither_format_is_told(hub: Callable[..., str]) -> None:
+    hub(404, "EntryNotFound")
+    assert ": the repository has no such file (HTTP 404); tried " in refusal(find_model("dino_vits16"))
 
 
 COMMIT, OTHER = "0123456789" * 4, "abcdef0123" * 4
@@ -283,7 +414,7 @@ def test_file_that_is_not_what_its_name_says_is_refused_and_gone(tiny_model: Mod
     path = Path(torch.hub.get_dir()) / "checkpoints" / served.name
     known, found = served.stem.rpartition("-")[2], sha256(served)[:8]
     reason = f"its SHA-256 begins with {found}, not {known}"
-    told = f"tiny: weights not found; tried {path} and {served.as_uri()} ({reason}); {GIVE_A_FILE}"
+    told = f"tiny: weights not found: {reason}; tried {path} and {served.as_uri()}; {GIVE_A_FILE}"
     assert refusal(model) == told
     assert os.listdir(path.parent) == []
     assert not on_this_machine(model)
@@ -295,12 +426,14 @@ def test_file_without_a_hash_is_taken_as_it_is(tiny_model: Model, served: Path) 
 
 
 def test_nothing_behind_a_url_is_told(tiny_model: Model, tmp_path: Path) -> None:
-    assert "(URLError); give a local file" in refusal(at_url(tiny_model, tmp_path / "none-01234567.pth"))
+    path = tmp_path / "none-01234567.pth"
+    assert f": weights not found: {path}: No such file or directory; tried " in refusal(at_url(tiny_model, path))
 
 
 def test_cache_that_cannot_be_written_is_told(tiny_model: Model, served: Path, empty_caches: Path) -> None:
     empty_caches.touch()  # a file where the folder should be
-    assert "(NotADirectoryError); give a local file" in refusal(at_url(tiny_model, served))
+    folder = empty_caches / "torch" / "hub" / "checkpoints"
+    assert f": weights not found: {folder}: Not a directory; tried " in refusal(at_url(tiny_model, served))
 
 
 # --- packages, and nothing at all ---

@@ -207,6 +207,11 @@ WAYS = "addresses are timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.T
         ("foo/bar", f"unknown model 'foo/bar'; {WAYS}"),
         ("torchvison/resnet18", f"unknown model 'torchvison/resnet18'; did you mean 'torchvision'? {WAYS}"),
         ("/resnet18", f"unknown model '/resnet18'; {WAYS}"),
+        (
+            "facebook/dinov2-base",
+            "unknown model 'facebook/dinov2-base'; did you mean 'timm/vit_base_patch14_dinov2.lvd142m' or "
+            f"'timm/vit_base_patch14_reg4_dinov2.lvd142m'? {WAYS}",
+        ),
     ],
 )
 def test_unknown_library_is_told_with_the_nearest_one(address: str, line: str) -> None:

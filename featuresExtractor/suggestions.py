@@ -1,0 +1,133 @@
+"""What a name that leads nowhere may have meant: rows of the table, and addresses in the libraries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+
+LIKE, ALIKE = 0.6, 0.8  # of difflib: what may be meant, and what is a slip of the pen
+MOST = 3  # addresses
+SHORTEST = 6  # letters and digits of a name whose words are looked for one by one
+
+Candidate = tuple[str, str, str]  # library, architecture, tag
+
+
+def did_you_mean(name: str, rows: Sequence[str] = ()) -> str:
+    """Return `; did you mean 'a', 'b' or 'c'?` with rows and addresses of networks that `name` may mean, else `;`.
+
+    Imports the libraries, which takes seconds: of use for an error alone.
+    """
+    quoted = [f"'{one}'" for one in _meant(name, rows)]
+    if not quoted:
+        return ";"
+    return f"; did you mean {' or '.join(filter(None, (', '.join(quoted[:-1]), quoted[-1])))}?"
+
+
+def _meant(name: str, rows: Sequence[str]) -> list[str]:
+    """The row that is `name` but for its letters' case; else rows that are near, and addresses: those first that have
+    the very name."""
+    if same := [row for row in rows if _plain(row) == _plain(name)]:
+        return same
+    near, other = _rows(name, rows)
+    found = addresses(name)
+    if found and _plain(name) == _plain(re.split(r"[/.]", found[0])[1]):
+        return [*found, *near, *other]
+    return [*near, *found, *other]
+
+
+def _rows(name: str, rows: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The row that `name` is a slip of the pen of, or two that hold it; else one that is a little like it."""
+    own = {row.lower(): row for row in rows}
+    near = get_close_matches(name.lower(), own, 1, ALIKE) or [row for row in own if _plain(name) in _plain(row)][:2]
+    other = [] if near else get_close_matches(name.lower(), own, 1, LIKE)
+    return [own[row] for row in near if _plain(name)], [own[row] for row in other]
+
+
+def addresses(name: str) -> list[str]:
+    """Return at most `MOST` addresses of pretrained networks whose names hold `name` or its words, or are close to it;
+    one for each architecture, the plain base model first."""
+    plain = _plain(name)
+    if not plain:
+        return []
+    found = list(_candidates())
+    chosen = [one for one in found if plain in _plain(one[1] + one[2])] or _with_words(name, found)
+    best: dict[tuple[str, str], Candidate] = {}
+    for one in sorted(chosen, key=lambda one: _rank(one, plain)):
+        best.setdefault(one[:2], one)
+    return [_address(*one) for one in best.values()][:MOST] or _close(name, found)
+
+
+def _plain(name: str) -> str:
+    """A name without what people write differently: `ViT-B/16` and `vit_b_16` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _with_words(name: str, found: list[Candidate]) -> list[Candidate]:
+    """Those that hold most of the words of `name`, and half of its letters: of `dinov2_vitb14`, `clip-vit-base-32`."""
+    words = {word for word in re.split(r"[^a-z0-9]+", name.lower()) if word}
+    letters = {one: sum(len(word) for word in words if word in _plain(one[1] + one[2])) for one in found}
+    most = max(letters.values(), default=0)
+    return [one for one in found if letters[one] == most] if 2 * most >= max(len(_plain(name)), SHORTEST) else []
+
+
+def _rank(one: Candidate, plain: str) -> tuple[object, ...]:
+    """The architecture of that very name first, then what holds the name itself and not only in its tag, then the base
+    model, what begins so, and the shortest name; of one architecture its library's own choice of weights."""
+    library, architecture, _ = one
+    is_base = bool({"base", "b"} & set(re.split(r"[^a-z0-9]+", architecture.lower())))
+    own = _plain(architecture)
+    likeness = (own != plain, plain not in own, not is_base, not own.startswith(plain), len(architecture))
+    return (*likeness, list(LIBRARIES).index(library), architecture)
+
+
+def _close(name: str, found: list[Candidate]) -> list[str]:
+    """Addresses of the architectures that are written nearly so."""
+    own = {architecture.lower(): _address(*one) for one in reversed(found) for architecture in [one[1]]}
+    close = get_close_matches(name.lower(), own, MOST, ALIKE)
+    return [own[architecture] for architecture in close]
+
+
+def _address(library: str, architecture: str, tag: str) -> str:
+    if library == "torchvision":
+        return f"{library}/{architecture}"
+    return f"{library}/{architecture}{'.' if library == 'timm' else '/'}{tag}"
+
+
+def _candidates() -> Iterator[Candidate]:
+    """All networks with pretrained weights of the libraries that are installed; the first tag of an architecture is
+    its library's choice."""
+    for library, names in LIBRARIES.items():
+        try:
+            yield from ((library, architecture, tag) for architecture, tag in names())
+        except ImportError:
+            continue
+
+
+def _of_timm() -> Iterator[tuple[str, str]]:
+    import timm
+
+    for name in timm.list_models():
+        own = str(timm.get_pretrained_cfg_value(name, "tag") or "")
+        tags = [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{name}.*")]
+        yield from ((name, tag) for tag in sorted(tags, key=lambda tag: tag != own))
+
+
+def _of_open_clip() -> Iterator[tuple[str, str]]:
+    import open_clip
+
+    yield from sorted(open_clip.list_pretrained(), key=lambda pair: pair[1] != "openai")
+
+
+def _of_torchvision() -> Iterator[tuple[str, str]]:
+    import torchvision.models
+    from torchvision.models import list_models
+
+    yield from ((name, "") for name in list_models(module=torchvision.models))
+
+
+LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+    "timm": _of_timm,
+    "open_clip": _of_open_clip,
+    "torchvision": _of_torchvision,
+}
