@@ -107,7 +107,4 @@ def test_features_of_the_papers_earlier_preprocessing_are_refused_by_name(
     (tmp_path / "features" / "tiny" / "features.json").write_text(json.dumps(facts))
     capsys.readouterr()
     assert run(root, "--preprocess", "paper") == 2
-    assert (
-        "made with other settings (preprocessing value_range: none there, [0.0, 4095.0] asked)"
-        in capsys.readouterr().err
-    )
+    assert "made with other settings (preprocessing antialias: none there, false asked)" in capsys.readouterr().err
