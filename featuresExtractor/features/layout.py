@@ -1,0 +1,178 @@
+"""The rows of a features file put in order: pairs by name, their views under one another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError, listed
+from featuresExtractor.embeddings import Embeddings
+from featuresExtractor.features.affixes import suspects
+from featuresExtractor.features.partners import Partners, find_partners
+from featuresExtractor.features.table import Table
+from featuresExtractor.features.views import SAY_VIEW, augmented, crossed, repeated
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sorted `names` of N pairs, the rows `left` and `right` (V, N) that hold each of V views of them, and `notes`
+    on how they were told."""
+
+    names: list[Pair]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    notes: tuple[str, ...]
+
+
+def lay_out(given: Table, path: Path) -> Layout:
+    """Return where each pair's views are, by name: within each view partners are the rows of one name.
+
+    Without a field `view` rows called `augmented_NAME`, and names that appear equally often, are views of one pair.
+    InputError where views hold different pairs, a pair appears twice in one of them, or names look like those of views.
+    """
+    if not given.left.size:
+        raise InputError(f"{path}: holds no pairs, or no numbers for them; extract it again")
+    view, notes = given.view, []
+    if view is None and (view := repeated(given.names)) is not None:
+        times = int(view.max()) + 1
+        notes.append(f"note: {path}: each pair's names appear {times} times; taken as {times} views of one pair")
+    if view is None:
+        view = np.zeros(len(given.names), np.uint8)
+    blocks = _blocks(given.names, view)
+    notes += _notes([partners for _, partners in blocks], path)
+    views = [_named(rows, partners, given.names) for rows, partners in blocks]
+    if given.view is None:
+        views = _told_by_name(views, any(partners.warning for _, partners in blocks), notes, path)
+    return _joined(views, notes, path)
+
+
+@dataclass(frozen=True)
+class _View:
+    """The rows of one view: the names of each pair, and where its sides are."""
+
+    names: list[Pair]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+
+    def only(self, rows: NDArray[np.int64], names: Sequence[Pair]) -> _View:
+        """Some of the rows, and what their pairs are called."""
+        return _View([names[row] for row in rows.tolist()], self.left[rows], self.right[rows])
+
+
+def _blocks(names: list[Pair], view: NDArray[np.uint8]) -> list[tuple[NDArray[np.int64], Partners]]:
+    """The rows of each view, with their partners among them. Views of the same names in the same order share these."""
+    known: list[tuple[list[Pair], Partners]] = []
+    blocks = []
+    for number in sorted({0, *np.unique(view).tolist()}):
+        rows = np.flatnonzero(view == number)
+        some = [names[row] for row in rows.tolist()]
+        partners = next((partners for same, partners in known if same == some), None)
+        if partners is None:
+            partners = find_partners([left for left, _ in some], [right for _, right in some])
+            known.append((some, partners))
+        blocks.append((rows, partners))
+    return blocks
+
+
+def _notes(found: Sequence[Partners], path: Path) -> list[str]:
+    """What to say about the partners of all views."""
+    notes = []
+    if moved := sum(partners.moved for partners in found):
+        total = sum(len(partners.rows) for partners in found)
+        notes.append(f"note: {path}: {moved:,} of {total:,} rows are in another order on the right; paired by name")
+    warnings = dict.fromkeys(partners.warning for partners in found if partners.warning)
+    return notes + [f"warning: {path}: {warning}" for warning in warnings]
+
+
+def _named(rows: NDArray[np.int64], partners: Partners, names: list[Pair]) -> _View:
+    """The pairs of a view."""
+    there = rows[partners.rows]
+    if not partners.moved:
+        return _View([names[row] for row in rows.tolist()], rows, there)
+    return _View([(names[row][0], names[other][1]) for row, other in zip(rows, there, strict=True)], rows, there)
+
+
+def _told_by_name(views: list[_View], doubt: bool, notes: list[str], path: Path) -> list[_View]:
+    """The views that names tell of, in a file without a field that says it; `doubt`: names did not tell partners."""
+    if len(views) == 1:
+        (only,) = views
+        if doubt and (odd := crossed(only.names)):
+            raise InputError(f"{path}: {odd}. {SAY_VIEW}")
+        view, pairs = _augmented(only.names, path)
+        if view.any():
+            views = [only.only(np.flatnonzero(view == number), pairs) for number in (0, 1)]
+            count = int(view.sum())
+            notes.append(f"note: {path}: {count:,} rows called augmented_NAME are taken as second views of NAME")
+    notes += _suspects(views[0].names, path)
+    return views
+
+
+def _augmented(names: list[Pair], path: Path) -> tuple[NDArray[np.uint8], list[Pair]]:
+    try:
+        return augmented(names)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _suspects(names: list[Pair], path: Path) -> list[str]:
+    """A warning about names that look like those of second views; InputError where they are many."""
+    sides = dict.fromkeys(zip(*names, strict=True))  # one, where both have the same names
+    try:
+        found = [warning for side in sides if (warning := suspects(side))]
+    except InputError as error:
+        raise InputError(f"{path}: {error}: are these second views of the same pairs? {SAY_VIEW}") from error
+    return [f"warning: {path}: {warning}; they count as pairs of their own. {SAY_VIEW}" for warning in found[:1]]
+
+
+def _joined(views: list[_View], notes: Sequence[str], path: Path) -> Layout:
+    """The pairs sorted by name, each with its views."""
+    places = [_places(view, path) for view in views]
+    for place in places[1:]:
+        if odd := sorted(place.keys() ^ places[0].keys()):
+            told = f"its views do not hold the same pairs (not in all of them: {listed(map(_shown, odd), 2)})"
+            raise InputError(f"{path}: {told}; extract it again")
+    names = sorted(places[0])
+    order = [[place[name] for name in names] for place in places]
+    left, right = (
+        np.stack([side[some] for side, some in zip(sides, order, strict=True)])
+        for sides in ([view.left for view in views], [view.right for view in views])
+    )
+    return Layout(names, left, right, tuple(notes))
+
+
+def _places(view: _View, path: Path) -> dict[Pair, int]:
+    """The place of each pair within its view."""
+    places = dict(zip(view.names, range(len(view.names)), strict=True))
+    if len(places) < len(view.names):
+        twice = [_shown(name) for name, count in Counter(view.names).items() if count > 1]
+        raise InputError(f"{path}: pairs that stand in it twice: {listed(twice)}; extract it again")
+    return places
+
+
+def _shown(pair: Pair) -> str:
+    return " / ".join(pair)
+
+
+def in_memory(given: Table, path: Path) -> Embeddings:
+    """Return the same pairs as float32 arrays of their own, paired by name: all of view 0, in the order of its rows on
+    the left, then of view 1."""
+    layout = lay_out(given, path)
+    order = np.argsort(layout.left[0])
+    names = [layout.names[place] for place in order.tolist()] * len(layout.left)
+    view = np.repeat(np.arange(len(layout.left), dtype=np.uint8), len(order))
+    left, right = _float32(given.left, layout.left[:, order]), _float32(given.right, layout.right[:, order])
+    return Embeddings(left, right, names, view, (*given.notes, *layout.notes))
+
+
+def _float32(side: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The `rows` (V, N) of a side, (V N, D)."""
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+        return np.ascontiguousarray(side[rows.ravel()], np.float32)
