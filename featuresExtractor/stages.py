@@ -26,6 +26,7 @@ from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
 from featuresExtractor.extractor import Report, extract, kept
+from featuresExtractor.features.alike import fault_of
 from featuresExtractor.forward import Forward
 from featuresExtractor.images.dataset import Dataset, no_pictures
 from featuresExtractor.images.loader import check_pictures, without
@@ -93,10 +94,22 @@ def _run_stages(job: Job) -> int:
         print(f"{_shown(job.outputs[0])}{more} is there and was made in the same way: used again")
         if journal.begun:
             print(f"note: {_shown(journal.path)}: begun with --overwrite, which goes on with it", file=sys.stderr)
+    if job.processor.kind.joined:
+        _check_varied(job)
     for part in job.reductions:
         if job.overwrite or not _is_reduced(job, part):
             reduce(job, part)
     return _warn(job, len(facts["skipped"]))
+
+
+def _check_varied(job: Job) -> None:
+    """InputError for features of which nothing can be learned. The file stays, for whoever looks for the cause."""
+    rows = open_features(job.outputs[0])
+    for side in rows.sides:
+        fault = fault_of(rows.all()[side])
+        if fault and (rows.count > job.views or fault.startswith("all zero")):  # views of one picture may be alike
+            named = f"the {side} vectors" if len(rows.sides) > 1 else "the vectors"
+            raise InputError(f"{_shown(job.outputs[0])}: {named} are {fault}")
 
 
 def _is_reduced(job: Job, part: Reduction) -> bool:
@@ -326,6 +339,9 @@ def reduce(job: Job, part: Reduction) -> None:
         except torch.OutOfMemoryError as error:
             told = "the GPU's memory does not hold the PCA; the features are kept, go on with --cpu"
             raise InputError(told) from error
+        except InputError as error:
+            layer = f", layer {part.layer}" if part.layer else ""
+            raise InputError(f"{_shown(source)}{layer}: {error}") from error
         share = float(pca.explained_variance_ratio_.sum())
         provenance.record_reduced(target, source, components, share, job.flags, writer.seal(), part.layer)
         writer.finish()

@@ -46,40 +46,46 @@ def lay_out(given: Table, path: Path) -> Layout:
         notes.append(f"note: {path}: each pair's names appear {times} times; taken as {times} views of one pair")
     if view is None:
         view = np.zeros(len(given.names), np.uint8)
-    blocks = _blocks(given.names, view)
-    notes += _notes([partners for _, partners in blocks], path)
-    views = [_named(rows, partners, given.names) for rows, partners in blocks]
+    views = _views(given.names, view)
+    notes += _notes([one.partners for one in views], path)
     if given.view is None:
-        views = _told_by_name(views, any(partners.warning for _, partners in blocks), notes, path)
+        views = _told_by_name(views, notes, path)
     return _joined(views, notes, path)
 
 
 @dataclass(frozen=True)
 class _View:
-    """The rows of one view: the names of each pair, and where its sides are."""
+    """The rows of one view: the names of each pair, where its sides are, and how partners were told."""
 
     names: list[Pair]
     left: NDArray[np.int64]
     right: NDArray[np.int64]
+    partners: Partners
 
     def only(self, rows: NDArray[np.int64], names: Sequence[Pair]) -> _View:
         """Some of the rows, and what their pairs are called."""
-        return _View([names[row] for row in rows.tolist()], self.left[rows], self.right[rows])
+        return _View([names[row] for row in rows.tolist()], self.left[rows], self.right[rows], self.partners)
 
 
-def _blocks(names: list[Pair], view: NDArray[np.uint8]) -> list[tuple[NDArray[np.int64], Partners]]:
-    """The rows of each view, with their partners among them. Views of the same names in the same order share these."""
-    known: list[tuple[list[Pair], Partners]] = []
-    blocks = []
+def _views(names: list[Pair], view: NDArray[np.uint8]) -> list[_View]:
+    """The rows of each view, with their partners among them. Views of the same rows share their list of names."""
+    found: list[tuple[list[Pair], _View]] = []
     for number in sorted({0, *np.unique(view).tolist()}):
         rows = np.flatnonzero(view == number)
-        some = [names[row] for row in rows.tolist()]
-        partners = next((partners for same, partners in known if same == some), None)
-        if partners is None:
-            partners = find_partners([left for left, _ in some], [right for _, right in some])
-            known.append((some, partners))
-        blocks.append((rows, partners))
-    return blocks
+        given = _some(names, rows)
+        same = next((view for known, view in found if known == given), None)
+        left, right = [one for one, _ in given], [other for _, other in given]
+        partners = same.partners if same else find_partners(left, right)
+        moved = [(left[row], right[there]) for row, there in enumerate(partners.rows)] if partners.moved else given
+        found.append((given, _View(same.names if same else moved, rows, rows[partners.rows], partners)))
+    return [one for _, one in found]
+
+
+def _some(names: list[Pair], rows: NDArray[np.int64]) -> list[Pair]:
+    """The names of some rows, which often follow one another."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return names[rows[0] : rows[-1] + 1]
+    return [names[row] for row in rows.tolist()]
 
 
 def _notes(found: Sequence[Partners], path: Path) -> list[str]:
@@ -92,19 +98,11 @@ def _notes(found: Sequence[Partners], path: Path) -> list[str]:
     return notes + [f"warning: {path}: {warning}" for warning in warnings]
 
 
-def _named(rows: NDArray[np.int64], partners: Partners, names: list[Pair]) -> _View:
-    """The pairs of a view."""
-    there = rows[partners.rows]
-    if not partners.moved:
-        return _View([names[row] for row in rows.tolist()], rows, there)
-    return _View([(names[row][0], names[other][1]) for row, other in zip(rows, there, strict=True)], rows, there)
-
-
-def _told_by_name(views: list[_View], doubt: bool, notes: list[str], path: Path) -> list[_View]:
-    """The views that names tell of, in a file without a field that says it; `doubt`: names did not tell partners."""
+def _told_by_name(views: list[_View], notes: list[str], path: Path) -> list[_View]:
+    """The views that names tell of, in a file without a field that says it."""
     if len(views) == 1:
         (only,) = views
-        if doubt and (odd := crossed(only.names)):
+        if only.partners.warning and (odd := crossed(only.names)):
             raise InputError(f"{path}: {odd}. {SAY_VIEW}")
         view, pairs = _augmented(only.names, path)
         if view.any():
@@ -134,18 +132,22 @@ def _suspects(names: list[Pair], path: Path) -> list[str]:
 
 def _joined(views: list[_View], notes: Sequence[str], path: Path) -> Layout:
     """The pairs sorted by name, each with its views."""
-    places = [_places(view, path) for view in views]
-    for place in places[1:]:
-        if odd := sorted(place.keys() ^ places[0].keys()):
-            told = f"its views do not hold the same pairs (not in all of them: {listed(map(_shown, odd), 2)})"
-            raise InputError(f"{path}: {told}; extract it again")
-    names = sorted(places[0])
-    order = [[place[name] for name in names] for place in places]
-    left, right = (
-        np.stack([side[some] for side, some in zip(sides, order, strict=True)])
-        for sides in ([view.left for view in views], [view.right for view in views])
-    )
+    first = _places(views[0], path)
+    names = sorted(first)
+    order = [first[name] for name in names]
+    orders = [order if view.names is views[0].names else _order(view, names, first, path) for view in views]
+    left = np.stack([view.left[order] for view, order in zip(views, orders, strict=True)])
+    right = np.stack([view.right[order] for view, order in zip(views, orders, strict=True)])
     return Layout(names, left, right, tuple(notes))
+
+
+def _order(view: _View, names: list[Pair], first: dict[Pair, int], path: Path) -> list[int]:
+    """Where a further view has the pairs; InputError where they are not those of the first."""
+    places = _places(view, path)
+    if odd := sorted(places.keys() ^ first.keys()):
+        told = f"its views do not hold the same pairs (not in all of them: {listed(map(_shown, odd), 2)})"
+        raise InputError(f"{path}: {told}; extract it again")
+    return [places[name] for name in names]
 
 
 def _places(view: _View, path: Path) -> dict[Pair, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import printable
-from common.names import Match, base_stem, match
+from common.names import SUFFIXES, Match, match
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,13 @@ def find_partners(left: Sequence[str], right: Sequence[str]) -> Partners:
 
 
 def _alike(left: Sequence[str], right: Sequence[str]) -> bool:
-    """Whether each row has one name on both sides, which no other row has: then nothing need be looked for."""
-    stems = [base_stem(name) for name in left]
-    return len(set(stems)) == len(stems) and stems == [base_stem(name) for name in right]
+    """Whether each row has one name on both sides but for the suffix, and no other row has it: then nothing need be
+    looked for."""
+    stems = [name[: name.rfind(".")] for name in left]
+    if stems != [name[: name.rfind(".")] for name in right] or len(set(stems)) < len(stems):
+        return False
+    suffixes = {name[len(rest) :] for names in (left, right) for name, rest in zip(names, stems, strict=True)}
+    return {suffix.lower() for suffix in suffixes} <= SUFFIXES and "" not in stems and "".join(stems).isascii()
 
 
 def _warning(left: Sequence[str], right: Sequence[str], found: Match) -> str:

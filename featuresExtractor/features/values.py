@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, printable
 from featuresExtractor.embeddings import CHUNK_BYTES
+from featuresExtractor.features.alike import fault_of
 from featuresExtractor.features.layout import Layout
 from featuresExtractor.features.table import Table
 
 Numbers = NDArray[np.floating[Any]]
 
-ALIKE = 1e-5  # of the largest value: what differs by less differs by rounding alone
 NARROW = 16  # columns in which a zero vector is looked for first
-CAUSES = (
-    "weights that do not belong to the network, blank images, or images prepared in another way than it was trained"
-)
 
 
 def check_values(given: Table, layout: Layout, path: Path) -> list[str]:
@@ -33,7 +30,7 @@ def check_values(given: Table, layout: Layout, path: Path) -> list[str]:
             if not np.isfinite(chunk).all():
                 raise _not_finite(side, first, chunk, layout, path)
             empty += [first + row for row in zero_rows(chunk)]
-        if fault := fault_of(values, len(empty)):
+        if fault := fault_of(values):
             raise InputError(f"{path}: the {side} vectors are {fault}")
         zeros += [(side, row) for row in empty]
     if not zeros:
@@ -51,27 +48,10 @@ def _chunks(values: Numbers) -> Iterator[tuple[int, Numbers]]:
 
 
 def zero_rows(rows: Numbers) -> list[int]:
-    """Return the indices of rows (n, D) that are zero in every column; few columns tell for nearly all."""
-    candidates = np.flatnonzero(~rows[:, :NARROW].any(axis=1))
+    """Return the indices of rows (n, D) that are zero in every column; the first columns tell for nearly all."""
+    candidates = np.flatnonzero(rows[:, 0] == 0)
+    candidates = candidates[~rows[candidates, :NARROW].any(axis=1)]
     return [row for row in candidates.tolist() if not rows[row].any()]
-
-
-def fault_of(values: Numbers, zeros: int) -> str | None:
-    """Return what is wrong with vectors (N, D), of which `zeros` are zero: all zero, or all alike but for rounding.
-
-    None when they differ. Reads no further than to the first row that differs.
-    """
-    if zeros == len(values):
-        return f"all zero; likely causes: {CAUSES}"
-    first = np.asarray(values[0], np.float64)
-    tolerance = ALIKE * np.abs(first).max()
-    step = 1
-    row = 1
-    while row < len(values):
-        if (np.abs(np.asarray(values[row : row + step], np.float64) - first) > tolerance).any():
-            return None
-        row, step = row + step, min(2 * step, max(1, CHUNK_BYTES // (8 * values.shape[1])))
-    return f"all alike; likely causes: {CAUSES}" if len(values) > 1 else None
 
 
 def _not_finite(side: str, first: int, chunk: Numbers, layout: Layout, path: Path) -> InputError:
