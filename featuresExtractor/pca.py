@@ -84,7 +84,7 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 
 @torch.inference_mode()
 def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int, device: torch.device) -> PCA:
-    """Return the `n_components` directions of largest variance of all rows in `chunks` (each (n, D)), without whitening.
+    """Return the `n_components` directions of largest variance of all rows in `chunks` (each (n, D)); no whitening.
 
     InputError where there are fewer, or where the rows are all alike but for rounding.
     """
