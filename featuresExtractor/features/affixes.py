@@ -32,7 +32,8 @@ def suspects(names: Sequence[str]) -> str | None:
     others = {name for (text, _), found in marked.items() if _is_long(text) for name in found}
     originals = len(set(names) - others - pairs.keys())
     shown = ", ".join(f"{printable(name)} and {printable(base)}" for name, base in list(pairs.items())[:2])
-    found = f"{len(pairs):,} of {len(names):,} names differ from another only by {printable(affix)}{where} ({shown})"
+    what = f"'{printable(affix)}'{where}" if where else affix
+    found = f"{len(pairs):,} of {len(names):,} names differ from another only by {what} ({shown})"
     if 2 * len(pairs) >= originals:
         raise InputError(found)
     return found
@@ -49,7 +50,7 @@ def _marked(names: Sequence[str]) -> Marked:
     found: Marked = {}
     for key, name in first.items():
         for affix, where, base in _cut(key, first):
-            found.setdefault((f"'{affix}'", where), {})[name] = first[base]
+            found.setdefault((affix, where), {})[name] = first[base]
     found["the suffix of the image", ""] = {name: base for name in names if (base := first[stem(name)]) != name}
     found["a word such as flip", ""] = dict(_replaced(first))
     return found

@@ -154,7 +154,10 @@ def test_with_augmentation_the_second_half_is_flipped(tmp_path: Path) -> None:
         ({"right": numbers(1)[0]}, f"field right: float32, shape (5,); {FLOATS}"),
         ({"left": np.ones((N, D), int)}, f"field left: int64, shape (6, 5); {FLOATS}"),
         ({"left": numbers(1).tolist()}, f"field left: list of 6 list; {FLOATS}"),
-        ({"left": [numbers(1)[0], numbers(1)[0, :3]]}, f"refused: {OLD} (all input arrays must have the same shape); {HOW}"),
+        (
+            {"left": [numbers(1)[0], numbers(1)[0, :3]]},
+            f"refused: {OLD} (all input arrays must have the same shape); {HOW}",
+        ),
         ({"right": numbers(2)[:, :3]}, "left is (6, 5) and right (6, 3); one row a pair is expected in both"),
         ({"right_name": NAMES[:2]}, f"field right_name: list of 2 str; {SIX_NAMES}"),
         ({"right_name": [1, 2, 3, 4, 5, 6]}, f"field right_name: list of 6 int; {SIX_NAMES}"),
