@@ -25,7 +25,7 @@ def read_npz(path: Path) -> Table:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            _check_memory(archive, [members[key] for key in members.keys() & KNOWN], path)
+            _check_memory(archive, [info for key, info in members.items() if key in KNOWN], path)
             fields = {key: _member(archive, info, path) if key in KNOWN else None for key, info in members.items()}
     except (ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: truncated or corrupt .npz ({error}); copy or write it again") from error

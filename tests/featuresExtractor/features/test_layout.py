@@ -174,7 +174,7 @@ def test_augmented_names_are_second_views(left: list[str], right: list[str]) -> 
 def test_augmented_names_of_one_side_are_second_views_too(side: int) -> None:
     names = [NAMES + NAMES, NAMES + NAMES]
     names[side] = NAMES + AUGMENTED
-    found = lay_out(table(*names), FILE)
+    found = lay_out(table(names[0], names[1]), FILE)
     assert found.left.tolist() == found.right.tolist() == [list(range(N)), list(range(N, 2 * N))]
     assert found.notes[0].startswith("warning: ")
 
@@ -251,5 +251,5 @@ def test_pairs_in_memory_keep_the_order_of_the_left_rows() -> None:
     assert found.names == [(name, name) for name in left] * 2
     assert found.left[:, 0].tolist() == [meaning(name) for name in left] * 2
     assert np.array_equal(found.right, found.left + 0.5)
-    assert (found.left.dtype, found.right.dtype) == (np.float32, np.float32)
+    assert found.left.dtype == found.right.dtype == np.float32
     assert found.view.tolist() == [0] * N + [1] * N
