@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.device import device_name
@@ -105,9 +106,9 @@ def _run_stages(job: Job) -> int:
 def _check_varied(job: Job) -> None:
     """InputError for features of which nothing can be learned. The file stays, for whoever looks for the cause."""
     rows = open_features(job.outputs[0])
+    originals = np.arange(rows.count // job.views)
     for side in rows.sides:
-        fault = fault_of(rows.all()[side])
-        if fault and (rows.count > job.views or fault.startswith("all zero")):  # views of one picture may be alike
+        if fault := fault_of(rows.all()[side], originals):
             named = f"the {side} vectors" if len(rows.sides) > 1 else "the vectors"
             raise InputError(f"{_shown(job.outputs[0])}: {named} are {fault}")
 

@@ -79,7 +79,8 @@ def _vectors(fields: Mapping[str, Any], side: str, path: Path) -> NDArray[np.flo
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.dtype.itemsize not in FLOATS:
         raise _unexpected(path, key, value)
     if value.ndim > 2:
-        raise InputError(f"{path}: field {key} holds a layer of shape {value.shape[1:]} (-p save), not vectors; {HOW}")
+        told = f"it holds a layer of shape {value.shape[1:]} (-p save), not vectors"
+        raise InputError(f"{path}: field {key}: {told}; -p adapt pools layers to vectors. {HOW}")
     if value.ndim < 2:
         raise _unexpected(path, key, value)
     return value

@@ -24,13 +24,13 @@ def check_values(given: Table, layout: Layout, path: Path) -> list[str]:
     """Return warnings about zero vectors. InputError, with the pair, where a value is not finite in float32, and for a
     side whose vectors are all alike or all zero. Rows are looked at in chunks: a memory map is not to be held whole."""
     zeros: list[tuple[str, int]] = []
-    for side, values in (("left", given.left), ("right", given.right)):
+    for side, values, rows in (("left", given.left, layout.left), ("right", given.right, layout.right)):
         empty: list[int] = []
         for first, chunk in _chunks(values):
             if not np.isfinite(chunk).all():
                 raise _not_finite(side, first, chunk, layout, path)
             empty += [first + row for row in zero_rows(chunk)]
-        if fault := fault_of(values):
+        if fault := fault_of(values, rows[0]):
             raise InputError(f"{path}: the {side} vectors are {fault}")
         zeros += [(side, row) for row in empty]
     if not zeros:

@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "text": (FIELDS | {"left": np.array(NAMES)}, f"field left: text, shape (6,); {FLOATS}"),
     "maps": (
         FIELDS | {"left": np.zeros((N, 2, 3, 3), "f4")},
-        "field left holds a layer of shape (2, 3, 3) (-p save), not vectors",
+        "field left: it holds a layer of shape (2, 3, 3) (-p save), not vectors",
     ),
     "other widths": (FIELDS | {"right": RIGHT[:, :3]}, "left is (6, 5) and right (6, 3); one row a pair is expected"),
     "no right": (without("right"), "has no field right or right_ebds; its fields are left, left_name, "),
