@@ -89,7 +89,7 @@ def test_names_that_do_not_agree_are_warned_of_once(tmp_path: Path, capsys: pyte
     trained(tmp_path / "runs", path)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("note:", "warning:"))]
     assert len(notes) == 1
-    assert notes[0].startswith(f"warning: {path}: {N} of {N} rows have another name on the right than on the left (")
+    assert notes[0].startswith(f"warning: {path}: {N} of {N} rows have different names on the left and right (")
     assert "000000.png beside other0.png; 000001.png beside other1.png" in notes[0]
 
 
@@ -123,7 +123,7 @@ def test_names_that_look_like_views_are_refused_until_the_file_says_what_they_ar
     told = refused(capsys, tmp_path / "runs", path)
     assert told.startswith(f"{path}: {N} of {2 * N} names differ from another only by 'flip_' in front (")
     assert "flip_000000.png and 000000.png, flip_000001.png and 000001.png" in told
-    assert "Say it in a field view" in told
+    assert "Add a field view" in told
     assert "write_pairs in featuresExtractor/embeddings.py" in told
     np.savez(tmp_path / "f.npz", left=left, right=right, name=names, view=[0] * 2 * N)
     trained(tmp_path / "said", tmp_path / "f.npz", runs=1)
@@ -232,7 +232,7 @@ def test_some_zero_vectors_are_warned_of(tmp_path: Path, capsys: pytest.CaptureF
     np.savez(tmp_path / "f.npz", left=left, right=RIGHT, name=NAMES)
     trained(tmp_path / "runs", tmp_path / "f.npz", runs=1)
     warning = (
-        f"warning: {tmp_path / 'f.npz'}: 3 vectors are all zero, and like nothing at all (000003.png, left, view 0"
+        f"warning: {tmp_path / 'f.npz'}: 3 vectors are zero, so their similarity to any other is 0 (000003.png, left"
     )
     assert warning in capsys.readouterr().err
 

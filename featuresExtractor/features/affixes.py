@@ -10,9 +10,10 @@ from common.names import stem
 
 LONGEST = 40  # characters of an affix
 FEWEST = 2  # names that an affix must have
-LONG = 3  # letters of an affix that is no accident, as one letter may be
+LONG = 3  # letters of an affix that can hardly be there by chance
 WORD = re.compile(r"[hv]?flip(ped|lr|ud)?|mirror(ed)?|augment(ed|ation)", re.IGNORECASE)
 TOKEN = re.compile(r"[^\W_]+")
+FOLDER = re.compile(r"([^/\\]+)[/\\]")
 NUMBER = re.compile(r"\d+[.,]\d+")
 
 Marked = dict[tuple[str, str], dict[str, str]]
@@ -20,7 +21,7 @@ Marked = dict[tuple[str, str], dict[str, str]]
 
 
 def suspects(names: Sequence[str]) -> str | None:
-    """Return what to warn of: names that look like those of second views of others, but of few.
+    """Return a warning where a few names look like those of second views of others; None where no name does.
 
     InputError where one affix marks at least half as many names as a complete second view would have. Affixes of digits
     alone (`IMG_1`, `IMG_10`) mean nothing.
@@ -29,14 +30,14 @@ def suspects(names: Sequence[str]) -> str | None:
     if not marked:
         return None
     (affix, where), pairs = max(marked.items(), key=lambda item: (len(item[1]), item[0]))
-    others = {name for (text, _), found in marked.items() if _is_long(text) for name in found}
+    others = {name for (text, _), some in marked.items() if _is_long(text) for name in some}
     originals = len(set(names) - others - pairs.keys())
-    shown = ", ".join(f"{printable(name)} and {printable(base)}" for name, base in list(pairs.items())[:2])
+    examples = ", ".join(f"{printable(name)} and {printable(base)}" for name, base in list(pairs.items())[:2])
     what = f"'{printable(affix)}'{where}" if where else affix
-    found = f"{len(pairs):,} of {len(names):,} names differ from another only by {what} ({shown})"
+    message = f"{len(pairs):,} of {len(names):,} names differ from another only by {what} ({examples})"
     if 2 * len(pairs) >= originals:
-        raise InputError(found)
-    return found
+        raise InputError(message)
+    return message
 
 
 def _is_long(affix: str) -> bool:
@@ -47,13 +48,13 @@ def _marked(names: Sequence[str]) -> Marked:
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(stem(name), name)
-    found: Marked = {}
+    marked: Marked = {}
     for key, name in first.items():
         for affix, where, base in _cut(key, first):
-            found.setdefault((affix, where), {})[name] = first[base]
-    found["the suffix of the image", ""] = {name: base for name in names if (base := first[stem(name)]) != name}
-    found["a word such as flip", ""] = dict(_replaced(first))
-    return found
+            marked.setdefault((affix, where), {})[name] = first[base]
+    marked["the suffix of the image", ""] = {name: base for name in names if (base := first[stem(name)]) != name}
+    marked["a word such as flip", ""] = dict(_replaced(first))
+    return marked
 
 
 def _cut(key: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
@@ -69,6 +70,9 @@ def _cut(key: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
         inner = key[start : start + size]
         if start and key[:start] + key[start + size :] in known and not inner.isdigit():
             yield inner, " in front", key[:start] + key[start + size :]
+    for folder in FOLDER.finditer(key):
+        if not folder[1].isdigit() and (base := key[: folder.start()] + key[folder.end() :]) in known:
+            yield folder[0], " in front", base
 
 
 def _replaced(first: Mapping[str, str]) -> Iterator[tuple[str, str]]:

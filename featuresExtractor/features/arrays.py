@@ -38,8 +38,8 @@ def _check_memory(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], path
 
     needed = COPIES * sum(_header(archive, info, path)[3] for info in members)
     if needed > (free := available_memory()):
-        told = f"takes {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
-        raise InputError(f"{path}: {told}; use fewer numbers a side, or a .npy, which is not held whole")
+        reason = f"takes {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
+        raise InputError(f"{path}: {reason}; use fewer numbers a side, or a .npy, which is not held whole")
 
 
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], bool, Any, int]:
@@ -50,8 +50,8 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> tupl
         shape, fortran, kind = read_header(file)
         size = math.prod(shape) * kind.itemsize
         if kind.hasobject:
-            told = f"field {info.filename.removesuffix('.npy')} holds pickled objects, which are not read"
-            raise InputError(f"{path}: {told}; save names as np.array(names, dtype=str), vectors as float32")
+            reason = f"field {info.filename.removesuffix('.npy')} holds pickled objects, which are not read"
+            raise InputError(f"{path}: {reason}; save names as np.array(names, dtype=str), vectors as float32")
         if min(shape, default=0) < 0 or file.tell() + size != info.file_size:
             raise ValueError(f"{info.filename} is not as long as its header says")
     return shape, fortran, kind, size
@@ -92,8 +92,8 @@ def _array(file: IO[bytes], path: Path, shape: tuple[int, ...], fortran: bool, k
     if kind.names or kind.hasobject:
         raise InputError(f"{path}: holds fields or objects, not one array; give it alone, without --paired")
     if kind.kind != "f" or kind.itemsize not in FLOATS or len(shape) != 2 or not all(size > 0 for size in shape):
-        told = f"{kind.name}, shape {shape}; float16, float32 or float64 of shape (N, D) is expected"
-        raise InputError(f"{path}: {told}. Convert it, or: {HOW}")
+        reason = f"{kind.name}, shape {shape}; float16, float32 or float64 of shape (N, D) is expected"
+        raise InputError(f"{path}: {reason}. Convert it, or: {HOW}")
     if path.stat().st_size != file.tell() + math.prod(shape) * kind.itemsize:
         raise InputError(f"{path}: truncated or corrupt: its header promises shape {shape}; copy or write it again")
     mapped: NDArray[Any] = np.memmap(path, kind, mode="r", offset=file.tell(), shape=shape[::-1] if fortran else shape)
@@ -101,11 +101,11 @@ def _array(file: IO[bytes], path: Path, shape: tuple[int, ...], fortran: bool, k
 
 
 def array_advice(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> InputError:
-    """Return what to say about a `.npy` that holds one array and no fields."""
-    told = f"{path}: one array ({kind.name}, shape {shape}), not rows with fields"
+    """Return the error for a `.npy` that holds one array and no fields, with what to do."""
+    reason = f"{path}: one array ({kind.name}, shape {shape}), not rows with fields"
     if kind.kind == "f" and len(shape) == 2:
-        return InputError(f"{told}; give the arrays of both sides, -d LEFT.npy RIGHT.npy --paired, or: {HOW}")
+        return InputError(f"{reason}; give the arrays of both sides, -d LEFT.npy RIGHT.npy --paired, or: {HOW}")
     if kind.kind == "f" and len(shape) == 3 and 2 in (shape[0], shape[1]):
         sides = "array[0], array[1]" if shape[0] == 2 else "array[:, 0], array[:, 1]"
-        return InputError(f"{told}; where these are both sides, write_pairs(path, {sides}) makes it one. {HOW}")
-    return InputError(f"{told}; fields are {listed(('left', 'right', 'left_name', 'right_name', 'view'))}. {HOW}")
+        return InputError(f"{reason}; where these are both sides, write_pairs(path, {sides}) makes it one. {HOW}")
+    return InputError(f"{reason}; fields are {listed(('left', 'right', 'left_name', 'right_name', 'view'))}. {HOW}")

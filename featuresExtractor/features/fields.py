@@ -49,7 +49,7 @@ def unnamed(count: int, view: NDArray[np.uint8] | None = None) -> list[tuple[str
 
 
 def unnamed_note(path: Path | str, view: NDArray[np.uint8] | None) -> str:
-    """Return what to say about rows without names."""
+    """Return a note about rows without names."""
     views = "" if view is not None else "; all count as originals, since no field view says otherwise"
     return f"note: {path}: no names; rows are paired by their order and called row000001, row000002, ...{views}"
 
@@ -79,8 +79,8 @@ def _vectors(fields: Mapping[str, Any], side: str, path: Path) -> NDArray[np.flo
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.dtype.itemsize not in FLOATS:
         raise _unexpected(path, key, value)
     if value.ndim > 2:
-        told = f"it holds a layer of shape {value.shape[1:]} (-p save), not vectors"
-        raise InputError(f"{path}: field {key}: {told}; -p adapt pools layers to vectors. {HOW}")
+        reason = f"it holds a layer of shape {value.shape[1:]} (-p save), not vectors"
+        raise InputError(f"{path}: field {key}: {reason}; -p adapt pools layers to vectors. {HOW}")
     if value.ndim < 2:
         raise _unexpected(path, key, value)
     return value
@@ -94,7 +94,7 @@ def _unexpected(path: Path, key: str, value: Any) -> InputError:
 def _names(
     fields: Mapping[str, Any], count: int, view: NDArray[np.uint8] | None, path: Path
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """The names of each row's two sides, and what is to be said about them."""
+    """The names of each row's two sides, and notes about them."""
     left, right = (_texts(fields, _first(fields, [*NAMES[side], *BOTH_NAMES]), count, path) for side in NAMES)
     if left is None and right is None:
         return unnamed(count, view), [unnamed_note(path, view)]
@@ -114,8 +114,8 @@ def _texts(fields: Mapping[str, Any], key: str | None, count: int, path: Path) -
     names = _decoded(fields[key], key, path)
     text = names is not None and (_is_text(fields[key]) or all(isinstance(name, str) for name in names))
     if names is None or not text or len(names) != count:
-        told = f"field {key}: {described(fields[key])}; {count:,} names are expected, as text of shape ({count},)"
-        raise InputError(f"{path}: {told}. {HOW}")
+        reason = f"field {key}: {described(fields[key])}; {count:,} names are expected, as text of shape ({count},)"
+        raise InputError(f"{path}: {reason}. {HOW}")
     if "" not in names:
         return names
     if any(names):
@@ -151,9 +151,9 @@ def _view(fields: Mapping[str, Any], count: int, path: Path) -> NDArray[np.uint8
     if isinstance(value, list) and value and all(isinstance(number, int) for number in value):
         value = np.array(value)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iub" or value.shape != (count,):
-        told = f"whole numbers of shape ({count},) are expected, 0 for an original and 1 for its flipped view"
-        raise InputError(f"{path}: field {key}: {described(value)}; {told}. {HOW}")
+        reason = f"whole numbers of shape ({count},) are expected, 0 for an original and 1 for its flipped view"
+        raise InputError(f"{path}: field {key}: {described(value)}; {reason}. {HOW}")
     if count and not 0 <= int(value.min()) <= int(value.max()) < MOST_VIEWS:
-        told = f"from {value.min()} to {value.max()}; 0 to {MOST_VIEWS - 1} are possible, 0 for an original"
-        raise InputError(f"{path}: field {key}: numbers {told}")
+        reason = f"from {value.min()} to {value.max()}; 0 to {MOST_VIEWS - 1} are possible, 0 for an original"
+        raise InputError(f"{path}: field {key}: numbers {reason}")
     return np.array(value, np.uint8)

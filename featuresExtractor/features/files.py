@@ -1,4 +1,4 @@
-"""A file of pairs of any known kind, told by its first bytes: rows with fields, arrays, or the field's old dict."""
+"""A file of pairs of any known kind, reason by its first bytes: rows with fields, arrays, or the field's old dict."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def open_pairs(path: str | os.PathLike[str], right: str | os.PathLike[str] | Non
     except OSError as error:
         raise InputError(f"{path}: no features file could be read here ({error.strerror})") from error
     if path.suffix.lower() in OTHERS and start != MAGIC:
-        told = f"{path.suffix.lower()} files are not read here"
+        reason = f"{path.suffix.lower()} files are not read here"
         raise InputError(
-            f"{path}: {told}; save the arrays with np.savez(file, left=..., right=..., name=...), or: {HOW}"
+            f"{path}: {reason}; save the arrays with np.savez(file, left=..., right=..., name=...), or: {HOW}"
         )
     if start.startswith(ZIP):
         return read_npz(path)
@@ -54,8 +54,8 @@ def _open_npy(path: Path) -> Table:
             shape, fortran, row = read_header(file)
             start = file.tell()
     except ValueError as error:
-        told = "not a .npy or .npz file; extract.py writes the features file"
-        raise InputError(f"{path}: {told}, and {HOW}") from error
+        reason = "not a .npy or .npz file; extract.py writes the features file"
+        raise InputError(f"{path}: {reason}, and {HOW}") from error
     if row == np.dtype(object) and shape == ():
         from featuresExtractor.old_files import read_old_file
 
@@ -72,8 +72,8 @@ def _check_rows(path: Path, shape: tuple[int, ...], fortran: bool, row: np.dtype
     names = set(row.names or ())
     if row.hasobject:
         field = next(name for name in row.names or () if row[name].hasobject)
-        told = f"field {field} holds pickled objects, which are not read"
-        raise InputError(f"{path}: {told}; save names as text (dtype=str), vectors as float32. {HOW}")
+        reason = f"field {field} holds pickled objects, which are not read"
+        raise InputError(f"{path}: {reason}; save names as text (dtype=str), vectors as float32. {HOW}")
     if {"features", name_field("features")} <= names and "left" not in names:
         raise InputError(f"{path}: features of a flat folder; training needs pairs (a folder with left/ and right/)")
     if len(shape) != 1 or fortran:

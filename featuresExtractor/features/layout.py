@@ -24,7 +24,7 @@ Pair = tuple[str, str]
 @dataclass(frozen=True)
 class Layout:
     """The sorted `names` of N pairs, the rows `left` and `right` (V, N) that hold each of V views of them, and `notes`
-    on how they were told."""
+    on how these were recognised."""
 
     names: list[Pair]
     left: NDArray[np.int64]
@@ -33,10 +33,11 @@ class Layout:
 
 
 def lay_out(given: Table, path: Path) -> Layout:
-    """Return where each pair's views are, by name: within each view partners are the rows of one name.
+    """Return the rows of each pair's views: within a view the rows of one name are partners.
 
-    Without a field `view` rows called `augmented_NAME`, and names that appear equally often, are views of one pair.
-    InputError where views hold different pairs, a pair appears twice in one of them, or names look like those of views.
+    In a table without views rows called `augmented_NAME` are second views of `NAME`, and rows of the same names views
+    of one pair. InputError where views hold different pairs, a pair is in a view twice, or names look like those of
+    second views.
     """
     if not given.left.size:
         raise InputError(f"{path}: holds no pairs, or no numbers for them; extract it again")
@@ -49,13 +50,13 @@ def lay_out(given: Table, path: Path) -> Layout:
     views = _views(given.names, view)
     notes += _notes([one.partners for one in views], path)
     if given.view is None:
-        views = _told_by_name(views, notes, path)
+        views = _recognised(views, notes, path)
     return _joined(views, notes, path)
 
 
 @dataclass(frozen=True)
 class _View:
-    """The rows of one view: the names of each pair, where its sides are, and how partners were told."""
+    """The rows of one view: the names of each pair, the rows of its sides, and how partners were found."""
 
     names: list[Pair]
     left: NDArray[np.int64]
@@ -69,16 +70,16 @@ class _View:
 
 def _views(names: list[Pair], view: NDArray[np.uint8]) -> list[_View]:
     """The rows of each view, with their partners among them. Views of the same rows share their list of names."""
-    found: list[tuple[list[Pair], _View]] = []
+    views: list[tuple[list[Pair], _View]] = []
     for number in sorted({0, *np.unique(view).tolist()}):
         rows = np.flatnonzero(view == number)
         given = _some(names, rows)
-        same = next((view for known, view in found if known == given), None)
-        left, right = [one for one, _ in given], [other for _, other in given]
+        same = next((earlier for known, earlier in views if known == given), None)
+        left, right = [name for name, _ in given], [name for _, name in given]
         partners = same.partners if same else find_partners(left, right)
-        moved = [(left[row], right[there]) for row, there in enumerate(partners.rows)] if partners.moved else given
-        found.append((given, _View(same.names if same else moved, rows, rows[partners.rows], partners)))
-    return [one for _, one in found]
+        pairs = [(left[row], right[other]) for row, other in enumerate(partners.rows)] if partners.moved else given
+        views.append((given, _View(same.names if same else pairs, rows, rows[partners.rows], partners)))
+    return [one for _, one in views]
 
 
 def _some(names: list[Pair], rows: NDArray[np.int64]) -> list[Pair]:
@@ -88,22 +89,22 @@ def _some(names: list[Pair], rows: NDArray[np.int64]) -> list[Pair]:
     return [names[row] for row in rows.tolist()]
 
 
-def _notes(found: Sequence[Partners], path: Path) -> list[str]:
-    """What to say about the partners of all views."""
+def _notes(views: Sequence[Partners], path: Path) -> list[str]:
+    """What to print about the partners of all views."""
     notes = []
-    if moved := sum(partners.moved for partners in found):
-        total = sum(len(partners.rows) for partners in found)
+    if moved := sum(partners.moved for partners in views):
+        total = sum(len(partners.rows) for partners in views)
         notes.append(f"note: {path}: {moved:,} of {total:,} rows are in another order on the right; paired by name")
-    warnings = dict.fromkeys(partners.warning for partners in found if partners.warning)
+    warnings = dict.fromkeys(partners.warning for partners in views if partners.warning)
     return notes + [f"warning: {path}: {warning}" for warning in warnings]
 
 
-def _told_by_name(views: list[_View], notes: list[str], path: Path) -> list[_View]:
-    """The views that names tell of, in a file without a field that says it."""
+def _recognised(views: list[_View], notes: list[str], path: Path) -> list[_View]:
+    """The views that names show, in a file without a field `view`."""
     if len(views) == 1:
         (only,) = views
-        if only.partners.warning and (odd := crossed(only.names)):
-            raise InputError(f"{path}: {odd}. {SAY_VIEW}")
+        if only.partners.warning and (reason := crossed(only.names)):
+            raise InputError(f"{path}: {reason}: are these views, or pairs? {SAY_VIEW}")
         view, pairs = _augmented(only.names, path)
         if view.any():
             views = [only.only(np.flatnonzero(view == number), pairs) for number in (0, 1)]
@@ -122,12 +123,13 @@ def _augmented(names: list[Pair], path: Path) -> tuple[NDArray[np.uint8], list[P
 
 def _suspects(names: list[Pair], path: Path) -> list[str]:
     """A warning about names that look like those of second views; InputError where they are many."""
-    sides = dict.fromkeys(zip(*names, strict=True))  # one, where both have the same names
+    left, right = [name for name, _ in names], [name for _, name in names]
     try:
-        found = [warning for side in sides if (warning := suspects(side))]
+        warnings = [suspects(side) for side in ([left] if left == right else [left, right])]
     except InputError as error:
         raise InputError(f"{path}: {error}: are these second views of the same pairs? {SAY_VIEW}") from error
-    return [f"warning: {path}: {warning}; they count as pairs of their own. {SAY_VIEW}" for warning in found[:1]]
+    first = next((warning for warning in warnings if warning), None)
+    return [f"warning: {path}: {first}; they count as pairs of their own. {SAY_VIEW}"] if first else []
 
 
 def _joined(views: list[_View], notes: Sequence[str], path: Path) -> Layout:
@@ -142,11 +144,11 @@ def _joined(views: list[_View], notes: Sequence[str], path: Path) -> Layout:
 
 
 def _order(view: _View, names: list[Pair], first: dict[Pair, int], path: Path) -> list[int]:
-    """Where a further view has the pairs; InputError where they are not those of the first."""
+    """The places of the pairs in a further view; InputError where they are not those of the first."""
     places = _places(view, path)
-    if odd := sorted(places.keys() ^ first.keys()):
-        told = f"its views do not hold the same pairs (not in all of them: {listed(map(_shown, odd), 2)})"
-        raise InputError(f"{path}: {told}; extract it again")
+    if lacking := sorted(places.keys() ^ first.keys()):
+        reason = f"its views do not hold the same pairs (not in all of them: {listed(map(_shown, lacking), 2)})"
+        raise InputError(f"{path}: {reason}; extract it again, or give a pair the same name in all its views")
     return [places[name] for name in names]
 
 
@@ -154,8 +156,9 @@ def _places(view: _View, path: Path) -> dict[Pair, int]:
     """The place of each pair within its view."""
     places = dict(zip(view.names, range(len(view.names)), strict=True))
     if len(places) < len(view.names):
-        twice = [_shown(name) for name, count in Counter(view.names).items() if count > 1]
-        raise InputError(f"{path}: pairs that stand in it twice: {listed(twice)}; extract it again")
+        twice = listed(_shown(name) for name, count in Counter(view.names).items() if count > 1)
+        advice = "give each pair a name of its own, and second views of a pair a number in the field view"
+        raise InputError(f"{path}: pairs that are in it twice: {twice}; {advice}")
     return places
 
 

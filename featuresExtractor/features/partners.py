@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,8 @@ from common.names import SUFFIXES, Match, match
 
 @dataclass(frozen=True)
 class Partners:
-    """For each row on the left the `rows` (N,) of its partner on the right; how many of these were `moved` from another
-    place, and a `warning` where names do not tell partners, so that the order of the rows had to."""
+    """The `rows` (N,) on the right that belong to the rows on the left; how many of them are `moved`, since the sides
+    are in different orders; and a `warning` where names do not say it, so that the order of the rows decides."""
 
     rows: NDArray[np.int64]
     moved: int = 0
@@ -25,22 +26,32 @@ class Partners:
 def find_partners(left: Sequence[str], right: Sequence[str]) -> Partners:
     """Return the partners among the rows of one view.
 
-    Where both sides hold the same names (in full, or but for folders and the suffix of an image), each once, partners
-    are those of the same name. Otherwise the rows belong together by their order, with a warning.
+    Where both sides hold the same names (in full, or without folders and the suffix of an image), each once, rows of
+    one name are partners. Otherwise row i on the left belongs to row i on the right, with a warning.
     """
     in_order = np.arange(len(left))
     if left == right or _alike(left, right):
         return Partners(in_order)
-    found = match(left, right, folders=False)
-    if len(found.pairs) < len(left):
-        return Partners(in_order, warning=_warning(left, right, found))
-    rows = np.array([there for _, there in found.pairs], np.int64)
+    matched = match(left, right, folders=False)
+    if len(matched.pairs) < len(left):
+        within = match(_within(left), _within(right))
+        matched = max(matched, within, key=lambda found: len(found.pairs))
+    if len(matched.pairs) < len(left):
+        return Partners(in_order, warning=_warning(left, right, matched))
+    rows = np.array([partner for _, partner in matched.pairs], np.int64)
     return Partners(rows, int((rows != in_order).sum()))
 
 
+def _within(names: Sequence[str]) -> list[str]:
+    """Paths without the folders that all of them have in front, such as `photos/left/`."""
+    paths = [name.replace("\\", "/") for name in names]
+    start = 1 + os.path.commonprefix(paths).rfind("/")  # noqa: RUF071  (whole folders are taken, by the slash)
+    return [path[start:] for path in paths]
+
+
 def _alike(left: Sequence[str], right: Sequence[str]) -> bool:
-    """Whether each row has one name on both sides but for the suffix, and no other row has it: then nothing need be
-    looked for."""
+    """Whether each row has the same name on both sides but for the suffix, which no other row has. It is a quick answer
+    for most files."""
     stems = [name[: name.rfind(".")] for name in left]
     if stems != [name[: name.rfind(".")] for name in right] or len(set(stems)) < len(stems):
         return False
@@ -48,14 +59,14 @@ def _alike(left: Sequence[str], right: Sequence[str]) -> bool:
     return {suffix.lower() for suffix in suffixes} <= SUFFIXES and "" not in stems and "".join(stems).isascii()
 
 
-def _warning(left: Sequence[str], right: Sequence[str], found: Match) -> str:
-    """What to say where names do not tell the partners: how many, two of them, and whether some are in other rows."""
-    known = dict(found.pairs)
-    without = [row for row in range(len(left)) if known.get(row) != row]
-    shown = "; ".join(f"{printable(left[row])} beside {printable(right[row])}" for row in without[:2])
-    elsewhere = sum(row != there for row, there in found.pairs)
-    more = f", although {elsewhere:,} names stand in another row of the right side" if elsewhere else ""
+def _warning(left: Sequence[str], right: Sequence[str], matched: Match) -> str:
+    """How many rows have different names on the two sides, two of them, and how many names are in other rows."""
+    partners = dict(matched.pairs)
+    differing = [row for row in range(len(left)) if partners.get(row) != row]
+    examples = "; ".join(f"{printable(left[row])} beside {printable(right[row])}" for row in differing[:2])
+    elsewhere = sum(row != partner for row, partner in matched.pairs)
+    more = f", although {elsewhere:,} names are in another row on the right" if elsewhere else ""
     return (
-        f"{len(without):,} of {len(left):,} rows have another name on the right than on the left ({shown}); partners "
-        f"are taken by the order of the rows{more}. Give both sides of a pair one name to have them paired by name"
+        f"{len(differing):,} of {len(left):,} rows have different names on the left and right ({examples}); rows are "
+        f"paired by their order{more}. To pair them by name, give both sides of a pair the same name"
     )

@@ -35,8 +35,8 @@ def check_values(given: Table, layout: Layout, path: Path) -> list[str]:
         zeros += [(side, row) for row in empty]
     if not zeros:
         return []
-    shown = "; ".join(_place(side, row, layout) for side, row in zeros[:2])
-    return [f"warning: {path}: {len(zeros):,} vectors are all zero, and like nothing at all ({shown})"]
+    examples = "; ".join(_place(side, row, layout) for side, row in zeros[:2])
+    return [f"warning: {path}: {len(zeros):,} vectors are zero, so their similarity to any other is 0 ({examples})"]
 
 
 def _chunks(values: Numbers) -> Iterator[tuple[int, Numbers]]:
@@ -61,7 +61,9 @@ def _not_finite(side: str, first: int, chunk: Numbers, layout: Layout, path: Pat
     more = f" ({rows:,} such vectors or more)" if rows > 1 else ""
     value = f"{chunk[row, column]} at index {column}"
     place = _place(side, first + row, layout)
-    return InputError(f"{path}: {place}: {value}, not a finite number{more}; extract it again without it, or in fp32")
+    return InputError(
+        f"{path}: {place}: {value}, not a finite number{more}; replace or leave out its image and extract it again"
+    )
 
 
 def _place(side: str, row: int, layout: Layout) -> str:

@@ -1,4 +1,4 @@
-"""Rows that are a second view of a pair, told by names alone, in files that have no field `view`.
+"""Rows that are a second view of a pair, recognised by their names, in files that have no field `view`.
 
 A flipped view that counts as a pair of its own is a leak: its original may be trained on while it is tested.
 """
@@ -17,11 +17,14 @@ from featuresExtractor.features.fields import HOW
 
 Pair = tuple[str, str]
 PREFIX = "augmented_"  # of a flipped view in files of the paper's code
-SAY_VIEW = f"Say it in a field view, for each row (0 original, 1 flipped; all 0 where no two are of one pair): {HOW}"
+SAY_VIEW = f"Add a field view with a number for each row (0 original, 1 flipped; all 0 if each is its own pair): {HOW}"
 
 
 def repeated(names: Sequence[Pair]) -> NDArray[np.uint8] | None:
-    """Return for each row how many before it have its names; None unless all names have as many rows, and several."""
+    """Return for each row how many rows before it have the same names: its view.
+
+    None unless all names have the same number of rows, and more than one.
+    """
     counts = Counter(names)
     times = set(counts.values())
     if len(times) != 1 or not 1 < max(times) <= 256:
@@ -35,17 +38,17 @@ def repeated(names: Sequence[Pair]) -> NDArray[np.uint8] | None:
 
 
 def crossed(names: Sequence[Pair]) -> str | None:
-    """Return what is odd where each name appears several times on both sides, beside different names; None otherwise.
+    """Return what is ambiguous where each name appears several times on both sides, beside different names, else None.
 
-    These may be views whose sides were listed in different orders, or pairs of each with each.
+    The rows may be views whose sides were listed in different orders, or pairs of each image with each.
     """
     if all(left == right for left, right in names):
         return None
-    sides = [Counter(map(stem, side)) for side in zip(*names, strict=True)]
+    sides = [Counter(stem(name[side]) for name in names) for side in (0, 1)]
     if sides[0] != sides[1] or min(sides[0].values()) < 2:
         return None
-    told = f"each name appears {min(sides[0].values())} times or more on both sides, beside different names"
-    return f"{told} ({', '.join(map(_shown, names[:2]))}), and the order of the rows does not say which belong together"
+    times, examples = min(sides[0].values()), ", ".join(map(_shown, names[:2]))
+    return f"each name appears {times} times or more on both sides, beside different names ({examples})"
 
 
 def augmented(names: Sequence[Pair]) -> tuple[NDArray[np.uint8], list[Pair]]:
@@ -63,8 +66,8 @@ def augmented(names: Sequence[Pair]) -> tuple[NDArray[np.uint8], list[Pair]]:
     views = np.array(flags, np.uint8)
     seconds = {pair for pair, flag in zip(pairs, flags, strict=True) if flag}
     if lacking := sorted(full ^ seconds):
-        told = f"{len(lacking):,} pairs have only one of the two, such as {_shown(lacking[0])}"
-        raise InputError(f"rows called {PREFIX}NAME are the second views of NAME, but {told}. {SAY_VIEW}")
+        reason = f"{len(lacking):,} pairs have only one of the two, such as {_shown(lacking[0])}"
+        raise InputError(f"rows called {PREFIX}NAME are the second views of NAME, but {reason}. {SAY_VIEW}")
     return views, pairs
 
 

@@ -26,8 +26,8 @@ def write(path: Path, left: Any, right: Any, names: Sequence[Any] | None, views:
     if path.suffix != ".npy":
         raise InputError(f"{path}: the name of a features file ends with .npy")
     if path.with_suffix(".json").exists():
-        told = f"{path.with_suffix('.json').name} beside it is of a file that extract.py wrote"
-        raise InputError(f"{path}: {told}; take another name or folder")
+        reason = f"{path.with_suffix('.json').name} beside it is of a file that extract.py wrote"
+        raise InputError(f"{path}: {reason}; take another name or folder")
     given = _given(left, right, names, views, path)
     layout = lay_out(given, path)
     if (layout.left != layout.right).any():

@@ -129,12 +129,14 @@ def refused(given: Embeddings) -> str:
 def test_views_of_different_pairs_are_refused(views: list[tuple[int, list[tuple[str, str]]]]) -> None:
     told = refused(embeddings(*views))
     assert told.startswith("features.npy: its views do not hold the same pairs (not in all of them: ")
-    assert told.endswith("); extract it again")
+    assert told.endswith("); extract it again, or give a pair the same name in all its views")
 
 
 def test_a_pair_that_stands_there_twice_is_named() -> None:
     found = refused(embeddings((0, [*NAMES, NAMES[1]])))
-    assert found == "features.npy: pairs that stand in it twice: a.jpg / a.png; extract it again"
+    assert found == "features.npy: pairs that are in it twice: a.jpg / a.png; give each pair a name of its own, " + (
+        "and second views of a pair a number in the field view"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -143,7 +145,10 @@ def test_what_is_no_finite_number_is_refused(side: str, value: float) -> None:
     given = embeddings((0, NAMES), (1, NAMES))
     getattr(given, side)[-1, -1] = value
     place = f"c.jpg / c.png, {side}, view 1: {value} at index 3"
-    assert refused(given) == f"features.npy: {place}, not a finite number; extract it again without it, or in fp32"
+    assert (
+        refused(given)
+        == f"features.npy: {place}, not a finite number; replace or leave out its image and extract it again"
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0)])

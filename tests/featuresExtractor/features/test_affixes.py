@@ -61,6 +61,13 @@ def test_an_affix_behind_the_folder_is_seen(folder: str) -> None:
     assert "'flip_' in front" in refused(names + [f"{folder}flip_{name}" for name in NAMES])
 
 
+@pytest.mark.parametrize("where", ["data/{}/all/", "{}/data/all/", "data/all/{}/"])
+def test_a_folder_of_its_own_for_flipped_images_is_seen(where: str) -> None:
+    names = [f"{where.format(folder).replace('//', '/')}{name}" for folder in ("", "flipped") for name in NAMES]
+    names = [name.removeprefix("/") for name in names]
+    assert "'flipped/' in front" in refused(names)
+
+
 @pytest.mark.parametrize("views", [3, 5, 8])
 def test_many_views_of_each_are_seen(views: int) -> None:
     names = NAMES + [f"{name.removesuffix('.jpg')}_crop{chr(97 + view)}.jpg" for view in range(views) for name in NAMES]

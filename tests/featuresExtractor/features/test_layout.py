@@ -76,8 +76,12 @@ def folder(name: str) -> str:
     return f"photos/right/{name}"
 
 
+def windows(name: str) -> str:
+    return f"C:\\photos\\right\\{name}"
+
+
 @pytest.mark.parametrize("view", [None, [0] * N])
-@pytest.mark.parametrize("other", [same, png, bare, folder])
+@pytest.mark.parametrize("other", [same, png, bare, folder, windows])
 def test_rows_in_any_order_are_paired_by_name(other: Callable[[str], str], view: list[int] | None) -> None:
     left, right = shuffled(NAMES, 1), [other(name) for name in shuffled(NAMES, 2)]
     found = laid_out(table(left, right, view))
@@ -86,9 +90,21 @@ def test_rows_in_any_order_are_paired_by_name(other: Callable[[str], str], view:
     assert found.names == sorted((name, other(name)) for name in NAMES)
 
 
-@pytest.mark.parametrize("other", [same, png, bare, folder])
+@pytest.mark.parametrize("other", [same, png, bare, folder, windows])
 def test_rows_in_order_are_paired_without_a_word(other: Callable[[str], str]) -> None:
     assert laid_out(table(NAMES, [other(name) for name in NAMES])).notes == ()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_folders_below_those_of_the_sides_are_part_of_a_name(shuffle: bool) -> None:
+    inner = [f"{kind}/{number}.jpg" for kind in ("cats", "dogs") for number in range(3)]
+    left, right = [f"all/left/{name}" for name in inner], [f"all/right/{name}" for name in inner]
+    right = shuffled(right, 1) if shuffle else right
+    numbers = [np.array([[inner.index(name.split("/", 2)[2])] for name in names], float) for names in (left, right)]
+    given = Table(numbers[0], numbers[1], list(zip(left, right, strict=True)), None)
+    found = lay_out(given, FILE)
+    assert np.array_equal(given.left[found.left], given.right[found.right])
+    assert not any(note.startswith("warning") for note in found.notes)
 
 
 def test_each_view_is_paired_by_itself() -> None:
@@ -121,9 +137,9 @@ def test_names_that_tell_no_partners_are_counted_and_rows_stay_as_they_are(
     assert np.array_equal(found.left, found.right)
     assert sorted(found.names) == sorted(zip(left, right, strict=True))
     (warning,) = found.notes
-    assert warning.startswith(f"warning: f.npy: {count} of 3 rows have another name on the right")
+    assert warning.startswith(f"warning: f.npy: {count} of 3 rows have different names")
     assert f"({shown})" in warning
-    assert (f"although {elsewhere} names stand in another row" in warning) == (elsewhere > 0)
+    assert (f"although {elsewhere} names are in another row" in warning) == (elsewhere > 0)
 
 
 def test_one_image_may_be_in_several_pairs_where_the_file_says_that_rows_are_originals() -> None:
@@ -186,7 +202,7 @@ def test_augmented_names_of_one_side_are_second_views_too(side: int) -> None:
 def test_augmented_views_of_some_pairs_alone_are_refused(names: list[str], odd: str) -> None:
     told = refused(table(names, names))
     assert told.startswith("rows called augmented_NAME are the second views of NAME, but ")
-    assert f"such as {odd}. Say it in a field view" in told
+    assert f"such as {odd}. Add a field view" in told
 
 
 def test_images_that_are_all_called_augmented_are_no_views() -> None:
@@ -217,7 +233,7 @@ def test_names_that_appear_equally_often_are_views_in_the_order_of_their_rows(
 @pytest.mark.parametrize("names", [[*NAMES, NAMES[1]], NAMES * 2 + NAMES[:1]])
 def test_names_that_appear_unequally_often_are_refused(names: list[str]) -> None:
     assert refused(table(names, names)).startswith(
-        "pairs that stand in it twice: 001.jpg / 001.jpg" if len(names) == N + 1 else "pairs"
+        "pairs that are in it twice: 001.jpg / 001.jpg" if len(names) == N + 1 else "pairs"
     )
 
 
@@ -233,7 +249,7 @@ def test_halves_in_different_orders_on_both_sides_are_not_guessed() -> None:
     left, right = shuffled(NAMES, 1) + shuffled(NAMES, 2), shuffled(NAMES, 3) + shuffled(NAMES, 4)
     told = refused(table(left, right))
     assert told.startswith("each name appears 2 times or more on both sides, beside different names (")
-    assert "Say it in a field view" in told
+    assert "Add a field view" in told
 
 
 def test_pairs_of_other_names_in_the_second_half_are_pairs() -> None:

@@ -57,7 +57,10 @@ def test_what_is_no_number_is_told_with_its_pair(
     sides = [vectors(), vectors(1)]
     sides[side][row, 5] = value
     told = refused(sides[0], sides[1])
-    assert told == f"f.npy: {place}: {value} at index 5, not a finite number; extract it again without it, or in fp32"
+    assert (
+        told
+        == f"f.npy: {place}: {value} at index 5, not a finite number; replace or leave out its image and extract it again"
+    )
 
 
 def test_a_number_that_float32_does_not_hold_is_none() -> None:
@@ -102,9 +105,8 @@ def test_zero_vectors_are_counted_and_two_named(kind: Any) -> None:
     left[:, :20] = 0  # what is zero in front alone is no zero vector
     left[[2, 11]], right[0] = 0, 0
     (warning,) = checked(left, right)
-    assert warning == (
-        "warning: f.npy: 3 vectors are all zero, and like nothing at all (2.jpg, left, view 1; 2.jpg, left, view 0)"
-    )
+    start = "warning: f.npy: 3 vectors are zero, so their similarity to any other is 0 "
+    assert warning == f"{start}(2.jpg, left, view 1; 2.jpg, left, view 0)"
 
 
 def test_only_as_much_is_read_as_is_needed() -> None:

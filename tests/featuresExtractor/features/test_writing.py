@@ -95,7 +95,7 @@ NAN[3, 2] = np.nan
         ((LEFT, np.ones_like(RIGHT), NAMES), {}, "the right vectors are all alike"),
         ((LEFT, RIGHT, NAMES[:-1]), {}, "field name: list of 7 str; 8 names are expected"),
         ((LEFT, RIGHT, list(range(N))), {}, "names: a text for each row is expected"),
-        ((LEFT, RIGHT, [*NAMES[:-1], NAMES[0]]), {}, "pairs that stand in it twice: é0.jpg / é0.jpg"),
+        ((LEFT, RIGHT, [*NAMES[:-1], NAMES[0]]), {}, "pairs that are in it twice: é0.jpg / é0.jpg"),
         ((LEFT, RIGHT, NAMES), {"views": [0] * 7 + [1]}, "its views do not hold the same pairs"),
         ((LEFT, RIGHT, NAMES), {"views": [0.0] * N}, "field view: float64, shape (8,)"),
         ((LEFT, RIGHT, list(zip(NAMES, NAMES[::-1], strict=True))), {}, "the names pair other rows"),
