@@ -47,8 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="features files of pairs (.npy), or folders that extract.py made: of a model's folder its one "
+        help="features files of pairs (.npy, .npz), or folders that extract.py made: of a model's folder its one "
         "features_pcaN.npy, or features.npy where there is none. Several are compared",
+    )
+    add(
+        "--paired",
+        action="store_true",
+        help="the two files of -d are plain arrays (N, D), the left and the right side: -d LEFT.npy RIGHT.npy --paired",
     )
     add("-s", "--save", type=Path, required=True, metavar="PATH", help="run folder to write to, for TensorBoard too")
     add(
@@ -144,13 +149,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the run folders and the closing table; all input is checked before the first epoch."""
-    from adaptation.sources import find_sources
+    from adaptation.sources import find_sources, paired_source
     from adaptation.stages import look_through
     from common.device import check_precision, choose_device, keep_freed_memory, tf32
     from common.lock import held
 
     components = _components(args)
-    sources = find_sources(args.data, reduced=components is None, components=args.components)
+    sources = (
+        paired_source(args.data)
+        if args.paired
+        else find_sources(args.data, reduced=components is None, components=args.components)
+    )
     _note_small_temperature(args.temperature)
     surveys = look_through(sources, args.subset, args.on_error == "skip")
     device = choose_device(args.gpu)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ RESERVED = re.compile(r"run\d+|avg|(summary|curves|comparison)\..*", re.IGNORECA
 
 @dataclass(frozen=True)
 class Source:
-    """A features file, its model's name as it is shown, and as it names a folder."""
+    """A features file, its model's name as it is shown, and as it names a folder; of two plain arrays (`--paired`) the
+    left one and the `right`."""
 
     path: Path
     label: str
+    right: Path | None = None
 
     @property
     def folder(self) -> str:
@@ -59,6 +61,18 @@ def find_sources(given: Sequence[Path], reduced: bool = True, components: int | 
     paths = [path for one in given for path in (_in_folder(one, reduced, components) if one.is_dir() else [one])]
     distinct = {path.resolve(): path for path in reversed(paths)}
     return sorted(label_sources(list(distinct.values())), key=lambda source: source.label)
+
+
+def paired_source(given: Sequence[Path]) -> list[Source]:
+    """The source that two plain arrays make: the left sides of pairs, and the right ones. InputError for any other
+    number of files."""
+    if len(given) != 2 or any(path.is_dir() for path in given):
+        raise InputError(f"--paired: takes two files, -d LEFT.npy RIGHT.npy, not {listed(map(str, given), 3)}")
+    left, right = given
+    if left.resolve() == right.resolve():
+        raise InputError(f"--paired: {_shown(left)} is given for both sides; give the file of either side")
+    (source,) = label_sources([left])
+    return [replace(source, right=right)]
 
 
 def _in_folder(folder: Path, reduced: bool, components: int | None) -> list[Path]:

@@ -64,7 +64,7 @@ def look_through(sources: Sequence[Source], subset: Path | None, skip: bool) -> 
     surveys: list[Survey] = []
     for source in sources:
         try:
-            surveys.append(survey(source.path, subset, skip))
+            surveys.append(survey(source.path, subset, skip, source.right))
         except InputError as error:  # which may have the name of a folder in it that nobody has looked at
             raise InputError(printable(str(error))) from error
         _check_same_pairs(surveys[0], surveys[-1])
@@ -288,6 +288,8 @@ def _facts(model: Model, plan: Plan) -> dict[str, Any]:
     """What the numbers in a `summary.json` were made from."""
     path, found = model.source.path, model.survey
     features = {"file": str(path), "sha256": found.sha256, "views": found.views, "width": found.width}
+    if found.right:
+        features["right"] = str(found.right)
     if plan.reduction:
         features["pca"] = {"fitted_on": TRAINING_PAIRS, "components": plan.reduction.components}
     return {**shared_facts(plan, len(found.names)), "features": features}

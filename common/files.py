@@ -85,6 +85,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_facts(path: Path) -> dict[str, Any]:
     """The `.json` beside a features file; empty when there is none. InputError when it is damaged: then nothing tells
     whether the features are whole."""
+    if path.suffix == ".npz":  # which extract.py does not write: a .json of that stem is of another file
+        return {}
     try:
         return read_json(path.with_suffix(".json"))
     except FileNotFoundError:

@@ -22,6 +22,8 @@ import numpy as np
 
 from common.errors import InputError, listed
 from common.files import NO_LINK, partial_name, sync_folder
+from featuresExtractor.features.npy import read_header
+from featuresExtractor.features.table import Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     Features = NDArray[np.float32]
 
 CHUNK_BYTES = 64 * 2**20
-LONGEST_HEADER = 2**16  # bytes, which names of fields and shapes do not need
 
 
 def row_type(sides: Sequence[str], shape: int | tuple[int, ...], name_length: int) -> np.dtype[Any]:
@@ -70,8 +71,15 @@ class FeaturesWriter:
     """
 
     def __init__(
-        self, path: Path, row: np.dtype[Any], rows: int, views: int = 1, keep: bool = False, again: bool = False
+        self,
+        path: str | os.PathLike[str],
+        row: np.dtype[Any],
+        rows: int,
+        views: int = 1,
+        keep: bool = False,
+        again: bool = False,
     ) -> None:
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.row, self.rows, self.views, self.keep = path, row, rows, views, keep
         self.partial, self.closed = unfinished_names(path)
@@ -208,8 +216,9 @@ class Rows:
         return mapped
 
 
-def open_features(path: Path) -> Rows:
+def open_features(path: str | os.PathLike[str]) -> Rows:
     """Opens a features file that this project wrote; InputError for anything else. Nothing is unpickled."""
+    path = Path(path)
     try:
         with path.open("rb") as file:
             shape, fortran, row = read_header(file)
@@ -224,22 +233,6 @@ def open_features(path: Path) -> Rows:
     if path.stat().st_size != start + rows.count * row.itemsize:
         raise InputError(f"{path}: cut short or damaged: its header promises {rows.count:,} rows; extract it again")
     return rows
-
-
-def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type from the header of a `.npy` file; ValueError when it has none."""
-    major, _ = np.lib.format.read_magic(file)
-    if major > 1:
-        length = int.from_bytes(file.read(4), "little")
-        if length > LONGEST_HEADER:
-            raise ValueError("its header is too long")
-        file.seek(-4, os.SEEK_CUR)
-    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    try:
-        shape, fortran, row = read(file)
-    except Exception as error:  # a hostile header leads numpy's parser into errors of many types
-        raise ValueError("its header cannot be read") from error
-    return shape, fortran, row
 
 
 def _problem(shape: tuple[int, ...], fortran: bool, row: np.dtype[Any]) -> str | None:
@@ -262,42 +255,46 @@ def _problem(shape: tuple[int, ...], fortran: bool, row: np.dtype[Any]) -> str |
 
 
 @dataclass(frozen=True)
-class Embeddings:
-    """The vectors of pairs in memory: `left` and `right` (N, D) float32, the names, and each row's view."""
+class Embeddings(Table):
+    """The vectors of pairs in memory, paired by name: `left` and `right` (R, D) float32, the two names of each row, and
+    its view. `notes` is what was odd about the file."""
 
     left: Features
     right: Features
-    names: list[tuple[str, str]]
     view: NDArray[np.uint8]
 
 
-def read_pairs(path: Path) -> Embeddings:
-    """Reads a features file of pairs: this project's, or the field's old one (see `old_files`)."""
-    if _is_old(path):
-        return _read_old(path)
-    rows = open_features(path)
-    if rows.sides != ("left", "right"):
-        raise InputError(f"{path}: features of a flat folder; training needs pairs (a folder with left/ and right/)")
-    table = rows.all()
-    names = list(zip(table["left_name"].tolist(), table["right_name"].tolist(), strict=True))
-    return Embeddings(np.array(table["left"]), np.array(table["right"]), names, np.array(table["view"]))
+def read_pairs(path: str | os.PathLike[str]) -> Embeddings:
+    """Return the pairs of any file that `train.py` takes: view 0 first, in the order of its rows on the left.
+
+    InputError for other files.
+    """
+    from featuresExtractor.features.files import open_pairs
+    from featuresExtractor.features.layout import in_memory
+
+    return in_memory(open_pairs(path), Path(path))
 
 
-def _is_old(path: Path) -> bool:
-    """Whether `path` is a `.npy` that holds a pickled object."""
-    try:
-        with path.open("rb") as file:
-            shape, _, row = read_header(file)
-    except (OSError, ValueError):
-        return False
-    return row == np.dtype(object) and shape == ()
+def write_pairs(
+    path: str | os.PathLike[str],
+    left: NDArray[Any],
+    right: NDArray[Any],
+    names: Sequence[str] | Sequence[tuple[str, str]] | None = None,
+    views: Sequence[int] | NDArray[Any] | None = None,
+) -> None:
+    """Write a features file that `train.py` reads, from arrays of any tool.
 
+    `left` and `right` are (R, D) float16, float32 or float64: row i of one belongs to row i of the other. `names` has R
+    names, or R pairs of them (left, right); without it rows are called row000001, row000002, ... `views` has R whole
+    numbers, 0 for an original and 1 for its flipped view, which has the same name; without it all rows are originals.
 
-def _read_old(path: Path) -> Embeddings:
-    from featuresExtractor.old_files import read_old_file, views_of
+        write_pairs("features.npy", left, right, names)
+        write_pairs("features.npy", np.concatenate([left, left_flipped]), np.concatenate([right, right_flipped]),
+                    names + names, views=[0] * len(names) + [1] * len(names))
 
-    with path.open("rb") as file:
-        read_header(file)
-        left, right, left_names, right_names = read_old_file(file, path)
-    names = list(zip(left_names, right_names, strict=True))
-    return Embeddings(left, right, names, views_of(names))
+    A file of this name is replaced. InputError where shapes differ, a value is not finite in float32, a name appears
+    twice in a view, views hold different names, or the path does not end with `.npy`.
+    """
+    from featuresExtractor.features.writing import write
+
+    write(Path(path), left, right, names, views)

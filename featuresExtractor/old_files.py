@@ -1,7 +1,8 @@
 """The field's old features file: a dict that was pickled into a `.npy`; read without running anything in it.
 
 Its keys are `left` and `right` (N x D floats; sometimes `left_ebds` and `right_ebds`), `left_name` and `right_name`
-(lists of str). With augmentation the first half of the rows are originals and the second half their flipped copies.
+(lists of str). With augmentation the first half of the rows are originals and the second half their flipped views,
+under the same names or as `augmented_NAME`. Either side is in the order in which `os.listdir` gave its files.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ import io
 import pickle  # only its reader of opcodes is used, with every class refused but the stand-ins below
 import pickletools
 import re
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.errors import InputError, printable
+from featuresExtractor.features.fields import HOW, KNOWN, pairs_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
+    from featuresExtractor.features.table import Table
+
 MOST_OPCODES = 10_000_000  # a name takes two, an array about twenty whatever its size
-ALIASES = {"left": ("left", "left_ebds"), "right": ("right", "right_ebds")}
 
 
 class PickledType:
@@ -30,7 +34,7 @@ class PickledType:
     dtype = np.dtype("u1")
 
     def __init__(self, code: str, _align: bool = False, _copy: bool = True) -> None:
-        if not re.fullmatch(r"[?biufO]\d?|U\d{1,4}", code):
+        if not re.fullmatch(r"[?biufO]\d?|[SU]\d{1,4}", code):
             raise pickle.UnpicklingError(f"an array of {code}")
         self.dtype = np.dtype(code)
 
@@ -57,6 +61,30 @@ class PickledArray:
         values = np.fromiter(data, object) if kind.dtype.kind == "O" else np.frombuffer(data, kind.dtype)
         return values.reshape(shape, order="F" if fortran else "C")
 
+    @property
+    def size(self) -> int:
+        """Bytes of the array, or objects in it."""
+        return len(self.state[4])
+
+
+class PickledScalar:
+    """Stands for a single value of numpy, such as a string that was taken out of an array of them."""
+
+    def __init__(self, kind: PickledType, data: bytes = b"") -> None:
+        if not isinstance(kind, PickledType) or not isinstance(data, bytes):
+            raise pickle.UnpicklingError("a value that is not of numpy")
+        self.kind, self.data = kind, data
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value."""
+        return len(self.data)
+
+    def value(self) -> Any:
+        """The value, made when it is asked for, as those of arrays are."""
+        (value,) = np.frombuffer(self.data, self.kind.dtype).tolist()
+        return value
+
 
 class ArrayUnpickler(pickle.Unpickler):
     """Reads dicts, lists, tuples, strings, numbers and numpy arrays. Any other class or function is refused by name,
@@ -67,6 +95,8 @@ class ArrayUnpickler(pickle.Unpickler):
         ("numpy", "dtype"): PickledType,
         ("numpy.core.multiarray", "_reconstruct"): PickledArray,
         ("numpy._core.multiarray", "_reconstruct"): PickledArray,
+        ("numpy.core.multiarray", "scalar"): PickledScalar,
+        ("numpy._core.multiarray", "scalar"): PickledScalar,
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -76,17 +106,25 @@ class ArrayUnpickler(pickle.Unpickler):
         return self.ADMITTED[module, name]
 
 
-def read_old_file(file: IO[bytes], path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str], list[str]]:
-    """Left and right vectors (N, D) and names, from a file positioned behind its `.npy` header; or InputError."""
+def read_old_file(path: Path, start: int) -> Table:
+    """Return the pairs of an old file, whose pickle begins `start` bytes into it; InputError for anything else.
+
+    Its arrays may be lists of equally long ones, and its names numpy's own strings.
+    """
     try:
-        return _sides(_unpickled(file.read()), path)
-    except InputError:
+        pickled = path.read_bytes()[start:]
+        content = _unpickled(pickled)
+        fields = _plain(content, len(pickled)) if isinstance(content, dict) else None
+    except OSError:
         raise
     except Exception as error:  # a file from elsewhere can fail in any way
         reason = printable(str(error)) or type(error).__name__
         raise InputError(
-            f"{path}: refused: an old features file holds arrays, lists and strings alone ({reason})"
+            f"{path}: refused: an old features file holds arrays, lists and strings alone ({reason}); {HOW}"
         ) from error
+    if fields is None:
+        raise InputError(f"{path}: holds no dict of left, right, left_name, right_name; {HOW}")
+    return pairs_of(fields, path)
 
 
 def _unpickled(pickled: bytes) -> object:
@@ -98,14 +136,32 @@ def _unpickled(pickled: bytes) -> object:
     return content
 
 
-def _sides(content: object, path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str], list[str]]:
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no dict of left, right, left_name, right_name")
-    left, right = (_vectors(content, side, path) for side in ALIASES)
-    names = [_names(content, f"{side}_name", len(left), path) for side in ALIASES]
-    if left.shape != right.shape:
-        raise InputError(f"{path}: left is {left.shape} and right {right.shape}; one row a pair is expected in both")
-    return left, right, names[0], names[1]
+def _plain(content: dict[Any, Any], most: int) -> dict[str, Any]:
+    """The fields that are known as arrays and lists of strings; the others, which may be anything, as they are.
+
+    None of them may take more than `most` bytes: those of the file.
+    """
+    return {str(key): _field(value, most) if key in KNOWN else None for key, value in content.items()}
+
+
+def _field(value: Any, most: int) -> Any:
+    if isinstance(value, PickledArray):
+        array = value.value()
+        return array if array.dtype.kind != "O" else _field(array.tolist(), most)
+    if not isinstance(value, list) or not value:
+        return value
+    if all(isinstance(part, PickledArray) for part in value):
+        return _stacked(value, most)
+    if sum(part.size for part in value if isinstance(part, PickledScalar)) > most:
+        raise pickle.UnpicklingError("strings that are longer than the file")
+    return [part.value() if isinstance(part, PickledScalar) else part for part in value]
+
+
+def _stacked(parts: list[PickledArray], most: int) -> NDArray[Any]:
+    """A list of arrays (D,) as one (N, D)."""
+    if sum(part.size for part in parts) > most:
+        raise pickle.UnpicklingError("arrays that are larger than the file")
+    return np.stack([part.value() for part in parts])
 
 
 def _check_sizes(pickled: bytes) -> None:
@@ -119,37 +175,3 @@ def _check_sizes(pickled: bytes) -> None:
             raise pickle.UnpicklingError(f"a frame of {number:,} bytes in {len(pickled):,}")
         if count >= MOST_OPCODES:
             raise pickle.UnpicklingError(f"more than {MOST_OPCODES:,} opcodes")
-
-
-def _vectors(content: dict[str, Any], side: str, path: Path) -> NDArray[np.float32]:
-    """The (N, D) array of a side under one of its names."""
-    for key in ALIASES[side]:
-        value = _array(content, key)
-        if value is not None and value.ndim == 2 and value.dtype.kind == "f":
-            with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is refused as such
-                return value.astype(np.float32)
-    raise InputError(f"{path}: has no float array of shape (N, D) under {' or '.join(ALIASES[side])}")
-
-
-def _array(content: dict[str, Any], key: str) -> NDArray[Any] | None:
-    """The array under `key`, if there is one."""
-    value = content.get(key)
-    return value.value() if isinstance(value, PickledArray) else None
-
-
-def _names(content: dict[str, Any], key: str, count: int, path: Path) -> list[str]:
-    """The file names of a side, one a row."""
-    array = _array(content, key)
-    names = content.get(key) if array is None else array.tolist()
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: {key} is not a list of {count:,} names")
-    return names
-
-
-def views_of(names: list[tuple[str, str]]) -> NDArray[np.uint8]:
-    """The view of each row: the second half are flipped copies only if it names the same pairs as the first half."""
-    half = len(names) // 2
-    views = np.zeros(len(names), np.uint8)
-    if half and len(names) == 2 * half and names[:half] == names[half:]:
-        views[half:] = 1
-    return views

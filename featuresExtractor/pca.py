@@ -6,6 +6,7 @@ References: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from common.errors import InputError
 from common.files import written_whole
 from common.vectors import power_of_two
 from featuresExtractor.eigen import leading_eigenpairs
+from featuresExtractor.features.alike import ALIKE, CAUSES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,15 +88,27 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 
 @torch.inference_mode()
 def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int, device: torch.device) -> PCA:
-    """The `n_components` directions of largest variance of all rows in `chunks` (each (n, D)), without whitening."""
+    """Return the `n_components` directions of largest variance of all rows in `chunks` (each (n, D)); no whitening.
+
+    InputError where there are fewer, or where the rows are all alike but for rounding.
+    """
     moments = Moments(width, device)
     with tf32(False):
         for chunk in chunks:
             moments.add(torch.from_numpy(chunk))
         check_components(n_components, moments.count, width)
         covariance = moments.covariance()
+        _check_variance(covariance.trace(), moments)
         variances, vectors = leading_eigenpairs(covariance, n_components)
     return _as_sklearn(_signed(vectors.T), moments, variances.clamp(min=0), covariance.trace())
+
+
+def _check_variance(total: Tensor, moments: Moments) -> None:
+    """InputError where nothing but rounding is left of the rows without their mean."""
+    length = float(moments.mean.square().sum())
+    if float(total) <= ALIKE**2 * length:
+        what = "alike" if length else "zero"
+        raise InputError(f"the vectors are all {what}, so that they have no principal components; {CAUSES}")
 
 
 def _signed(components: Tensor) -> Tensor:
@@ -133,19 +147,20 @@ class Projection:
         return projected
 
 
-def save_pca(pca: PCA, path: Path) -> None:
+def save_pca(pca: PCA, path: str | os.PathLike[str]) -> None:
     """Writes a fitted PCA as a skops file, which holds arrays and settings and no code. The same PCA gives the
     same bytes."""
     import skops.io
 
-    with written_whole(path) as partial:
+    with written_whole(Path(path)) as partial:
         partial.write_bytes(canonical(skops.io.dumps(pca)))
 
 
-def load_pca(path: Path) -> PCA:
+def load_pca(path: str | os.PathLike[str]) -> PCA:
     """Reads what `save_pca` wrote; InputError for a file that is none or that holds types beyond scikit-learn's own."""
     import skops.io
 
+    path = Path(path)
     check_archive(path)
     try:
         pca = skops.io.load(path)

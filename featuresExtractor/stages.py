@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.device import device_name
@@ -26,6 +27,7 @@ from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
 from featuresExtractor.extractor import Report, extract, kept
+from featuresExtractor.features.alike import fault_of
 from featuresExtractor.forward import Forward
 from featuresExtractor.images.color import summed_up
 from featuresExtractor.images.dataset import Dataset
@@ -94,11 +96,23 @@ def _run_stages(job: Job) -> int:
         print(f"{_shown(job.outputs[0])}{more} is there and was made in the same way: used again")
         if journal.begun:
             print(f"note: {_shown(journal.path)}: begun with --overwrite, which goes on with it", file=sys.stderr)
+    if job.processor.kind.joined:
+        _check_varied(job)
     for part in job.reductions:
         if job.overwrite or not _is_reduced(job, part):
             reduce(job, part)
     _warn_of_remarks(facts.get("remarks") or {})
     return _warn(job, len(facts["skipped"]))
+
+
+def _check_varied(job: Job) -> None:
+    """InputError for features of which nothing can be learned. The file stays, for whoever looks for the cause."""
+    rows = open_features(job.outputs[0])
+    originals = np.arange(rows.count // job.views)
+    for side in rows.sides:
+        if fault := fault_of(rows.all()[side], originals):
+            named = f"the {side} vectors" if len(rows.sides) > 1 else "the vectors"
+            raise InputError(f"{_shown(job.outputs[0])}: {named} are {fault}")
 
 
 def _is_reduced(job: Job, part: Reduction) -> bool:
@@ -338,6 +352,9 @@ def reduce(job: Job, part: Reduction) -> None:
         except torch.OutOfMemoryError as error:
             told = "the GPU's memory does not hold the PCA; the features are kept, go on with --cpu"
             raise InputError(told) from error
+        except InputError as error:
+            layer = f", layer {part.layer}" if part.layer else ""
+            raise InputError(f"{_shown(source)}{layer}: {error}") from error
         share = float(pca.explained_variance_ratio_.sum())
         provenance.record_reduced(target, source, components, share, job.flags, writer.seal(), part.layer)
         writer.finish()

@@ -370,7 +370,11 @@ def flat(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("write", "told"),
-    [(not_finite, "holds values that are not finite"), (cut, "cut short"), (flat, "features of a flat folder")],
+    [
+        (not_finite, "05.jpg / 05.png, right, view 1: nan at index 2, not a finite number"),
+        (cut, "cut short"),
+        (flat, "features of a flat folder"),
+    ],
 )
 def test_a_file_that_is_no_features_file_stops_all(
     features: Path,

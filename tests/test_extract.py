@@ -423,6 +423,35 @@ def test_disk_without_room_is_told_in_one_line(
     assert list(save.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["adapt"], ["adapt-pca", "2"], ["pca", "2"], ["adapt", "--no-data-aug"]])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pictures_that_are_all_the_same_are_refused(
+    side: str,
+    words: list[str],
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = pairs(4)
+    for number in range(1, 4):
+        shutil.copy(root / side / "a0.png", root / side / f"a{number}.png")
+    for _ in range(2):  # what is there already is refused too
+        assert command(root, "-p", *words) == 2
+        name = "pooled.npy" if words[0] == "pca" else "features.npy"
+        told = (
+            f"{save / 'tiny' / name}: the {side} vectors are all alike; likely causes: weights that do not belong to "
+        )
+        assert told in capsys.readouterr().err
+    assert not list((save / "tiny").glob("*pca*"))
+    assert command(root, "-p", "adapt", "--subset", str(one_name(root)), "--overwrite") == 0  # one pair has no other
+
+
+def one_name(root: Path) -> Path:
+    (root / "one.csv").write_text("name\na0.png\n")
+    return root / "one.csv"
+
+
 def test_training_on_a_saved_layer_is_wrong_input(
     command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

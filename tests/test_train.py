@@ -42,6 +42,7 @@ from adaptation.unfinished import Unfinished
 from common import device
 from common.lock import held
 from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from featuresExtractor.features.fields import HOW
 
 PAIRS, NUMBERS, NOISY, EPOCHS, RUNS = 40, 8, 2, 80, 2
 NAMES = [(f"{number:02d}.jpg", f"{number:02d}.png") for number in range(PAIRS)]
@@ -1189,7 +1190,7 @@ def other_fields(path: Path) -> None:
 
 
 def other_types(path: Path) -> None:
-    np.save(path, np.zeros(3, [*row_type(("left", "right"), 4, 5).descr[:-1], ("view", "i8")]))
+    np.save(path, np.zeros(3, [*row_type(("left", "right"), 4, 5).descr[:-1], ("view", "f8")]))
 
 
 def no_rows(path: Path) -> None:
@@ -1220,25 +1221,26 @@ def not_finite(path: Path) -> None:
             "no features files here; extract.py -p adapt or adapt-pca N makes <model>/features.npy (a file of -p pca N "
             "must be given itself)",
         ),
-        (text, "not a .npy file; extract.py writes the features file"),
+        (text, f"not a .npy or .npz file; extract.py writes the features file, and {HOW}"),
         (
             plain_array,
-            "not a features file: it holds an array of float32 of shape (3, 4), not rows with fields; "
-            "extract.py writes one",
+            "one array (float32, shape (3, 4)), not rows with fields; give the arrays of both sides, -d LEFT.npy "
+            f"RIGHT.npy --paired, or: {HOW}",
         ),
-        (
-            other_fields,
-            "not a features file: its fields are a, b, not left, right, left_name, right_name, view; "
-            "extract.py writes one",
-        ),
+        (other_fields, f"has no field left or left_ebds; its fields are a, b; {HOW}"),
         (
             other_types,
-            "not a features file: its fields have unexpected types or it has no rows; extract.py writes one",
+            "field view: float64, shape (3,); whole numbers of shape (3,) are expected, 0 for an original and 1 for "
+            f"its flipped view. {HOW}",
         ),
-        (no_rows, "not a features file: its fields have unexpected types or it has no rows; extract.py writes one"),
+        (no_rows, "holds no pairs, or no numbers for them; extract it again"),
         (cut, "cut short or damaged: its header promises 80 rows; extract it again"),
         (flat_folder, "features of a flat folder; training needs pairs (a folder with left/ and right/)"),
-        (not_finite, "holds values that are not finite numbers; extract it again"),
+        (
+            not_finite,
+            "05.jpg / 05.png, right, view 1: nan at index 2, not a finite number; extract it again without it, or in "
+            "fp32",
+        ),
     ],
 )
 def test_a_file_that_is_no_features_file_of_pairs(

@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from adaptation import pairs as pairs_module
 from adaptation.pairs import Pairs, by_view, load_pairs, survey
 from adaptation.splits import draw_split
 from common.errors import InputError
 from featuresExtractor.embeddings import Embeddings, FeaturesWriter, make_rows, row_type
+from featuresExtractor.features import values
 
 NAMES = [("b.jpg", "b.png"), ("a.jpg", "a.png"), ("c.jpg", "c.png")]
 FILE = Path("features.npy")
@@ -127,12 +127,16 @@ def refused(given: Embeddings) -> str:
     ],
 )
 def test_views_of_different_pairs_are_refused(views: list[tuple[int, list[tuple[str, str]]]]) -> None:
-    assert refused(embeddings(*views)) == "features.npy: its views do not hold the same pairs; extract it again"
+    told = refused(embeddings(*views))
+    assert told.startswith("features.npy: its views do not hold the same pairs (not in all of them: ")
+    assert told.endswith("); extract it again, or give a pair the same name in all its views")
 
 
 def test_a_pair_that_stands_there_twice_is_named() -> None:
     found = refused(embeddings((0, [*NAMES, NAMES[1]])))
-    assert found == "features.npy: pairs that stand in it twice: a.jpg / a.png; extract it again"
+    assert found == "features.npy: pairs that are in it twice: a.jpg / a.png; give each pair a name of its own, " + (
+        "and second views of a pair a number in the field view"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -140,7 +144,11 @@ def test_a_pair_that_stands_there_twice_is_named() -> None:
 def test_what_is_no_finite_number_is_refused(side: str, value: float) -> None:
     given = embeddings((0, NAMES), (1, NAMES))
     getattr(given, side)[-1, -1] = value
-    assert refused(given) == "features.npy: holds values that are not finite numbers; extract it again"
+    place = f"c.jpg / c.png, {side}, view 1: {value} at index 3"
+    assert (
+        refused(given)
+        == f"features.npy: {place}, not a finite number; replace or leave out its image and extract it again"
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
@@ -240,9 +248,9 @@ def test_a_file_that_is_not_what_its_json_says_is_refused(tmp_path: Path, read: 
 @pytest.mark.parametrize("chunk", [1, 2**26])
 @pytest.mark.parametrize("row", [0, -1])
 def test_every_value_is_looked_at(tmp_path: Path, row: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs_module, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(values, "CHUNK_BYTES", chunk)
     path = write(tmp_path / "features.npy", NAMES, views=2)
     survey(path)
     np.lib.format.open_memmap(path, "r+")["right"][row, 3] = np.inf
-    with pytest.raises(InputError, match="holds values that are not finite numbers"):
+    with pytest.raises(InputError, match="inf at index 3, not a finite number"):
         survey(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,30 @@ def test_constant_columns_have_no_part_in_any_direction() -> None:
     assert np.allclose(pca.mean_[[0, 4]], 7)
 
 
-def test_constant_rows_have_no_variance_and_nothing_is_nan() -> None:
-    pca = fit(np.full((5, 3), 2, np.float32), 2)
-    assert pca.explained_variance_.tolist() == [0, 0]
-    assert pca.explained_variance_ratio_.tolist() == [0, 0]
-    assert np.isfinite(pca.components_).all()
+@pytest.mark.parametrize("width", [3, 2000])
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda rows: rows * 0, "zero"),
+        (lambda rows: rows * 0 + 2, "alike"),
+        (lambda rows: rows * 0 + rows[0], "alike"),
+        (lambda rows: rows * 1e-7 + rows[0], "alike"),  # but for rounding
+    ],
+)
+def test_rows_that_are_all_alike_have_no_components(change: Callable[[Any], Any], what: str, width: int) -> None:
+    with pytest.raises(InputError, match=f"the vectors are all {what}, so that they have no principal components; "):
+        fit(change(rows_of(50, width)).astype(np.float32), 2)
+
+
+def test_a_tenth_of_a_per_mille_is_variance() -> None:
+    rows = rows_of(50, 3)
+    assert fit(rows * np.float32(1e-4) + rows[0], 3).explained_variance_ratio_.sum() == pytest.approx(1)
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    pca = fit(rows_of(50, 9), 4)
+    save_pca(pca, str(tmp_path / "pca.skops"))
+    assert np.array_equal(load_pca(str(tmp_path / "pca.skops")).components_, pca.components_)
 
 
 def test_largest_entry_of_every_direction_is_positive_whatever_the_sign_of_the_data() -> None:

@@ -1,0 +1,32 @@
+"""Vectors of which nothing can be learned: all alike, or all zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIKE = 1e-6  # of the largest value: what differs by less differs by rounding alone
+MOST = 2**22  # numbers that are compared at once
+CAUSES = (
+    "likely causes: weights that do not belong to the network, blank images, or another preprocessing than the network "
+    "was trained with"
+)
+
+
+def fault_of(vectors: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> str | None:
+    """Return what is wrong with these `rows` of vectors (N, D): all zero, or alike but for rounding, and the causes.
+
+    None when they differ. Reads no further than to the first that differs, so that it costs nothing for most files.
+    """
+    first = np.asarray(vectors[rows[0]], np.float64)
+    tolerance, start, step = ALIKE * np.abs(first).max(), 1, 1
+    while start < len(rows):
+        some = np.asarray(vectors[rows[start : start + step]], np.float64)
+        if (np.abs(some - first) > tolerance).any():
+            return None
+        start, step = start + step, min(2 * step, max(1, MOST // len(first)))
+    if not first.any():
+        return f"all zero; {CAUSES}"
+    return f"all alike; {CAUSES}" if len(rows) > 1 else None

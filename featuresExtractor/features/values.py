@@ -1,0 +1,73 @@
+"""The numbers of features looked at before anything is learned from them: finite, and not all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError, printable
+from featuresExtractor.embeddings import CHUNK_BYTES
+from featuresExtractor.features.alike import fault_of
+from featuresExtractor.features.layout import Layout
+from featuresExtractor.features.table import Table
+
+Numbers = NDArray[np.floating[Any]]
+
+NARROW = 16  # columns in which a zero vector is looked for first
+
+
+def check_values(given: Table, layout: Layout, path: Path) -> list[str]:
+    """Return warnings about zero vectors. InputError, with the pair, where a value is not finite in float32, and for a
+    side whose vectors are all alike or all zero. Rows are looked at in chunks: a memory map is not to be held whole."""
+    zeros: list[tuple[str, int]] = []
+    for side, values, rows in (("left", given.left, layout.left), ("right", given.right, layout.right)):
+        empty: list[int] = []
+        for first, chunk in _chunks(values):
+            if not np.isfinite(chunk).all():
+                raise _not_finite(side, first, chunk, layout, path)
+            empty += [first + row for row in zero_rows(chunk)]
+        if fault := fault_of(values, rows[0]):
+            raise InputError(f"{path}: the {side} vectors are {fault}")
+        zeros += [(side, row) for row in empty]
+    if not zeros:
+        return []
+    examples = "; ".join(_place(side, row, layout) for side, row in zeros[:2])
+    return [f"warning: {path}: {len(zeros):,} vectors are zero, so their similarity to any other is 0 ({examples})"]
+
+
+def _chunks(values: Numbers) -> Iterator[tuple[int, Numbers]]:
+    """The rows in order as float32, some 64 MB at a time, each with the number of its first row."""
+    step = max(1, CHUNK_BYTES // (4 * values.shape[1]))
+    for first in range(0, len(values), step):
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+            yield first, values[first : first + step].astype(np.float32, copy=False)
+
+
+def zero_rows(rows: Numbers) -> list[int]:
+    """Return the indices of rows (n, D) that are zero in every column; the first columns tell for nearly all."""
+    candidates = np.flatnonzero(rows[:, 0] == 0)
+    candidates = candidates[~rows[candidates, :NARROW].any(axis=1)]
+    return [row for row in candidates.tolist() if not rows[row].any()]
+
+
+def _not_finite(side: str, first: int, chunk: Numbers, layout: Layout, path: Path) -> InputError:
+    """The error for the first value of a chunk that is no finite number."""
+    row, column = np.argwhere(~np.isfinite(chunk))[0].tolist()
+    rows = int((~np.isfinite(chunk)).any(axis=1).sum())
+    more = f" ({rows:,} such vectors or more)" if rows > 1 else ""
+    value = f"{chunk[row, column]} at index {column}"
+    place = _place(side, first + row, layout)
+    return InputError(
+        f"{path}: {place}: {value}, not a finite number{more}; replace or leave out its image and extract it again"
+    )
+
+
+def _place(side: str, row: int, layout: Layout) -> str:
+    """The pair, side and view of a row."""
+    ((view, pair),) = np.argwhere((layout.left if side == "left" else layout.right) == row).tolist()
+    name = printable(" / ".join(dict.fromkeys(layout.names[pair])))
+    return f"{name}, {side}, view {view}"

@@ -1,0 +1,87 @@
+"""Features from arrays to a file that `train.py` reads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import InputError
+from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, FeaturesWriter, make_rows, row_type
+from featuresExtractor.features.affixes import suspects
+from featuresExtractor.features.fields import pairs_of
+from featuresExtractor.features.layout import in_memory, lay_out
+from featuresExtractor.features.table import Table
+from featuresExtractor.features.values import check_values
+from featuresExtractor.features.views import PREFIX
+
+VIEWS = "pass views, for each row 0 (original) or 1 (its flipped view)"
+
+
+def write(path: Path, left: Any, right: Any, names: Sequence[Any] | None, views: Any) -> None:
+    """Write pairs as rows of a features file, originals first; see `embeddings.write_pairs`."""
+    if path.suffix != ".npy":
+        raise InputError(f"{path}: the name of a features file ends with .npy")
+    if path.with_suffix(".json").exists():
+        reason = f"{path.with_suffix('.json').name} beside it is of a file that extract.py wrote"
+        raise InputError(f"{path}: {reason}; take another name or folder")
+    given = _given(left, right, names, views, path)
+    layout = lay_out(given, path)
+    if (layout.left != layout.right).any():
+        raise InputError(f"{path}: the names pair other rows than those of one index; put names or rows in order")
+    for warning in check_values(given, layout, path):
+        warnings.warn(warning, stacklevel=3)
+    _write(path, in_memory(given, path))
+
+
+def _given(left: Any, right: Any, names: Sequence[Any] | None, views: Any, path: Path) -> Table:
+    """The arrays as pairs with a view; what is odd about them is an InputError."""
+    fields = {"left": np.asarray(left), "right": np.asarray(right)}
+    if views is not None:
+        fields["view"] = np.asarray(views)
+    given = pairs_of(fields | _named(names, path), path)
+    if given.view is None:
+        _check_originals(given.names, path)
+    view = np.zeros(len(given.names), np.uint8) if given.view is None else given.view
+    return Table(given.left, given.right, given.names, view)
+
+
+def _named(names: Sequence[Any] | None, path: Path) -> dict[str, list[Any]]:
+    """The fields of names, for both sides at once or for each."""
+    if names is None:
+        return {}
+    if all(isinstance(name, str) for name in names):
+        return {"name": list(names)}
+    if not all(isinstance(name, (tuple, list)) and len(name) == 2 for name in names):
+        raise InputError(f"{path}: names: a text for each row is expected, or two of them, (left, right)")
+    return {"left_name": [name[0] for name in names], "right_name": [name[1] for name in names]}
+
+
+def _check_originals(names: Sequence[tuple[str, str]], path: Path) -> None:
+    """InputError where rows without views look like views of one another."""
+    for side in dict.fromkeys(zip(*names, strict=True)):
+        if any(name.startswith(PREFIX) for name in side) and not all(name.startswith(PREFIX) for name in side):
+            raise InputError(f"{path}: some names begin with {PREFIX}; {VIEWS}, and one name for both")
+        try:
+            warning = suspects(side)
+        except InputError as error:
+            raise InputError(f"{path}: {error}: second views of the same pairs? Then {VIEWS}") from error
+        if warning:
+            warnings.warn(f"{path}: {warning}; they are written as pairs of their own", stacklevel=5)
+
+
+def _write(path: Path, pairs: Embeddings) -> None:
+    """Writes rows in chunks, so that no second copy of all is made."""
+    row = row_type(("left", "right"), pairs.left.shape[1], max(len(name) for pair in pairs.names for name in pair))
+    view = np.asarray(pairs.view)
+    step = max(1, CHUNK_BYTES // row.itemsize)
+    with FeaturesWriter(path, row, len(view)) as writer:
+        for first in range(0, len(view), step):
+            some = slice(first, first + step)
+            block = make_rows(row, pairs.names[some], np.stack([pairs.left[some], pairs.right[some]], axis=1), 0)
+            block["view"] = view[some]
+            writer.put(first, [block])
+        writer.finish()
