@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.device import available_memory
 from common.errors import InputError, listed, printable
 from common.files import check_whole, read_facts, sha256
 from common.names import read_names, select
+from common.resources import available_memory
 from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, open_features, read_pairs
 
 COPIES = 3  # of a features file that are held for a moment when it is read, or laid out

@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from common.archives import canonical, check_archive
-from common.device import tf32
+from common.device import float64_device, tf32
 from common.errors import InputError
 from common.files import written_whole
 from featuresExtractor.eigen import leading_eigenpairs
@@ -82,8 +82,9 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 
 @torch.inference_mode()
 def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int, device: torch.device) -> PCA:
-    """The `n_components` directions of largest variance of all rows in `chunks` (each (n, D)), without whitening."""
-    moments = Moments(width, device)
+    """The `n_components` directions of largest variance of all rows in `chunks` (each (n, D)), without whitening;
+    computed on the CPU where `device` has no float64."""
+    moments = Moments(width, float64_device(device))
     with tf32(False):
         for chunk in chunks:
             moments.add(torch.from_numpy(chunk))
@@ -119,6 +120,7 @@ class Projection:
     """A fitted PCA on a device, in float64 like its fit: `rows` (n, D) float32 -> (n, n_components) float32."""
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
+        device = float64_device(device)
         self.mean = torch.from_numpy(np.asarray(pca.mean_)).to(device)
         self.components = torch.from_numpy(np.asarray(pca.components_)).to(device)
 

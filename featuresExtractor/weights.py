@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from common.archives import check_archive
-from common.device import available_memory
 from common.errors import InputError, listed
 from common.files import sha256
+from common.resources import available_memory
 from featuresExtractor.download import check_fetched, revision
 from featuresExtractor.fetch import pretrained_file
 from featuresExtractor.libraries import build, skeleton

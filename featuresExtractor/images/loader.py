@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.progress import progress
+from common.shortage import is_short
 from featuresExtractor.images.dataset import Dataset, Skipped
 from featuresExtractor.images.decode import check_picture, read_picture, reason_of
 from featuresExtractor.transforms import Preprocessing
@@ -44,6 +45,8 @@ def check_pictures(dataset: Dataset, preprocessing: Preprocessing, workers: int,
                 return OUTSIDE
             check_picture(path, preprocessing)
         except Exception as error:  # decoders raise whatever a broken file leads them to
+            if is_short(error):  # of memory, which is no fault of the file
+                raise
             return reason_of(error, path)
         return None
 
@@ -88,6 +91,8 @@ def read_item(dataset: Dataset, index: int, preprocessing: Preprocessing, pixels
         try:
             target[:] = read_picture(path, preprocessing)
         except Exception as error:  # as above
+            if is_short(error):
+                raise
             faults.append(Skipped(dataset.name(path), reason_of(error, path)))
     return faults
 

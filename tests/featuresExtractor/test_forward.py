@@ -104,14 +104,14 @@ def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
     forward = forward_of(tiny_model, batch=8, most=most)
     assert np.allclose(forward(pixels)[0], reference, atol=1e-6)
     assert forward.batch == {1: 1, 3: 2, 5: 4}[most]
-    assert f"the GPU ran out of memory: going on with {forward.batch} pictures at a time" in capsys.readouterr().err
+    assert f"the memory is full: going on with {forward.batch} pictures at a time" in capsys.readouterr().err
     assert isinstance(forward.backbone.backbone, Cramped)
     forward.backbone.backbone.seen.clear()
     forward(pixels)
     assert max(forward.backbone.backbone.seen) == forward.batch  # what was learnt is kept
 
 
-NO_ROOM = "the GPU's memory does not hold the network and one picture; use --cpu"
+NO_ROOM = "the memory does not hold the network and one picture; free some, or use --cpu where this is a GPU's"
 
 
 def test_memory_too_small_for_one_picture_is_told(tiny_model: Model) -> None:
