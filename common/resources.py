@@ -141,14 +141,14 @@ def _left(folder: Path, version: Version) -> float:
 def _number(path: Path) -> float:
     """The number that is all of a file; infinite for anything else, such as `max` or no file."""
     lines = _lines(path)
-    return float(lines[0]) if len(lines) == 1 and re.fullmatch(r"\d{1,20}", lines[0]) else math.inf
+    return float(lines[0]) if len(lines) == 1 and re.fullmatch(r"[0-9]{1,20}", lines[0]) else math.inf
 
 
 def _fields(path: Path, separator: str) -> dict[str, int]:
     """The numbers of a file with a name and a number in each line."""
     pairs = (line.split(separator, 1) for line in _lines(path) if separator in line)
     numbers = ((name, value.split()) for name, value in pairs)
-    return {name: int(words[0]) for name, words in numbers if words and re.fullmatch(r"\d{1,20}", words[0])}
+    return {name: int(words[0]) for name, words in numbers if words and re.fullmatch(r"[0-9]{1,20}", words[0])}
 
 
 def _lines(path: Path) -> list[str]:

@@ -17,17 +17,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.errors import InputError, OutOfMemory
-from common.resources import address_space_left, available_memory
+from common.resources import address_space_left, available_memory, left_in_groups
 
 FULL = "the memory is full; free some, or give it less at a time, such as a smaller --batch-size (see -h)"
+THREAD = "can't start new thread"
 TEXTS = re.compile(
     r"out of memory|not enough memory|insufficient memory|paging file|bad_alloc|alloc_failed"
-    r"|(can't|cannot|could not|unable to|failed to) (allocate|map|mmap)\b|can't start new thread",
+    rf"|(can't|cannot|could not|unable to|failed to) (allocate|map|mmap)\b|{THREAD}",
     re.IGNORECASE,
 )
 """What errors of torch, numpy, CUDA, oneDNN, the loader of libraries, threads and Windows say of it."""
 AMPLE = 2**31  # bytes; with as many left it is the fault of a file that asks for too much, and not a lack of memory
 TIGHT = 2**27  # bytes; with no more left any error is one of memory, since few libraries check every allocation
+LOADED = 2**29  # bytes that a process takes in which all libraries are loaded, as measured: .45 to .55 GB
 SPARE = 2**28  # bytes of address space that must be left when all libraries are loaded
 LEAST = 2**30  # bytes of address space below which not even a build of torch for CPUs can be loaded
 SLOWEST = 300  # seconds that loading the libraries may take
@@ -44,10 +46,10 @@ def explained(error: BaseException) -> str | None:
         return None
     if isinstance(error, InputError):
         return FULL if is_short(error) else None
-    if any(map(names_memory, _chain(error))):
+    named, reason = any(map(names_memory, _chain(error))), next(iter(str(error).splitlines()), "")
+    if named and THREAD not in reason:
         return FULL
-    reason = next(iter(str(error).splitlines()), "")
-    return f"{FULL} ({type(error).__name__}: {reason})" if _is_tight() else None
+    return f"{FULL} ({type(error).__name__}: {reason})" if named or _is_tight() else None
 
 
 def is_short(error: BaseException) -> bool:
@@ -75,11 +77,16 @@ def _is_tight() -> bool:
 
 
 def check_libraries(modules: Sequence[str]) -> None:
-    """Load the libraries that a program needs, and their threads; OutOfMemory where the address space does not hold
-    them. Nothing is done in a process without such a limit.
+    """Load the libraries that a program needs, and their threads, in a process whose address space is limited.
 
-    Another process tries first, since a library that finds too little may end its process or hang.
+    OutOfMemory where the limit does not hold them, which another process tries first: a library that finds too little
+    may end its process or hang. So too where a control group does not hold them, whose processes are killed.
     """
+    if "torch" not in sys.modules and (left := left_in_groups()) < LOADED:
+        raise OutOfMemory(
+            f"{left / 2**20:,.0f} MiB of memory are left to this process by its container or job (control group), and "
+            f"its libraries alone take {LOADED / 2**20:,.0f} MiB; allow more"
+        )
     left = address_space_left()
     if left == math.inf:
         return

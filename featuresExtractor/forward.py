@@ -83,6 +83,8 @@ class Forward:
         probe = self._images(_noise(self.preprocessing.crop))
         self.shapes = [tuple(output.shape[1:]) for output in tapped(self.backbone, probe, self.joined)]
         needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
+        if needed > free_memory(self.device):
+            raise OutOfMemory(NO_ROOM)
         self.batch = max(1, min(batch, self._budget() // needed))
 
     def _budget(self) -> int:

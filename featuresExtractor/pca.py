@@ -16,8 +16,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from common.archives import canonical, check_archive
-from common.device import float64_device, tf32
-from common.errors import InputError
+from common.device import float64_device, free_memory, tf32
+from common.errors import InputError, OutOfMemory
 from common.files import written_whole
 from featuresExtractor.eigen import leading_eigenpairs
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 NARROW = 1024  # up to this width float64 costs little
+MATRICES = 2  # as large as the covariance, at the least, that are held at once
 BLOCKS, BLOCK = 8, 256  # parts that a row is cut into, and the least numbers of one
 
 
@@ -84,7 +85,9 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int, device: torch.device) -> PCA:
     """The `n_components` directions of largest variance of all rows in `chunks` (each (n, D)), without whitening;
     computed on the CPU where `device` has no float64."""
-    moments = Moments(width, float64_device(device))
+    device = float64_device(device)
+    _check_memory(width, device)
+    moments = Moments(width, device)
     with tf32(False):
         for chunk in chunks:
             moments.add(torch.from_numpy(chunk))
@@ -92,6 +95,15 @@ def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int
         covariance = moments.covariance()
         variances, vectors = leading_eigenpairs(covariance, n_components)
     return _as_sklearn(_signed(vectors.T), moments, variances.clamp(min=0), covariance.trace())
+
+
+def _check_memory(width: int, device: torch.device) -> None:
+    """OutOfMemory where the device does not hold the covariance and a copy of it: where a control group is full, the
+    system ends the program without a word."""
+    needed, free = MATRICES * torch.float64.itemsize * width**2, free_memory(device)
+    if needed > free:
+        told = f"a PCA of {width:,} numbers takes {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
+        raise OutOfMemory(f"{told}; take fewer --layers, or one PCA a layer (-p pca N)")
 
 
 def _signed(components: Tensor) -> Tensor:
