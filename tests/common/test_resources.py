@@ -84,9 +84,7 @@ def test_version_1_is_found_by_its_mount(machine: Machine) -> None:
     machine.tells("9:name=systemd:/x\n4:hugetlb,memory:/docker/ab:c\n1:cpu:/y\n0::/\n", V1)
     machine.group("docker", memory_limit_in_bytes=HUGE, memory_usage_in_bytes=9000 * MB)
     stat = f"inactive_file 1\ntotal_inactive_file {50 * MB}\ntotal_active_file {30 * MB}"
-    machine.group(
-        "docker/ab:c", memory_limit_in_bytes=1000 * MB, memory_usage_in_bytes=400 * MB, memory_stat=stat
-    )
+    machine.group("docker/ab:c", memory_limit_in_bytes=1000 * MB, memory_usage_in_bytes=400 * MB, memory_stat=stat)
     assert left_in_groups(machine.proc) == 680 * MB
 
 

@@ -208,5 +208,3 @@ def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, err
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     system.keep_freed_memory()
-
-
