@@ -202,6 +202,10 @@ class _ListLayers(argparse.Action):
         """Called by argparse when it meets the flag."""
 
         def show() -> int:
+            from common.shortage import check_libraries
+
+            check_libraries(["featuresExtractor.layers", "timm"])
+
             from featuresExtractor.layers import listing
 
             print(console.table(("layer", "shape", ""), listing(str(name))))
@@ -219,11 +223,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the files; names and folders are checked before torch is imported."""
+    from common.shortage import check_libraries
+
+    names = args.model or ["clip_rn50x4"]
+    clip = any("clip" in name or name == "all" for name in names)
+    check_libraries(["featuresExtractor.stages", "skops.io", "timm", *["open_clip"] * clip])
+
     from featuresExtractor.images.dataset import find_images, keep_subset
     from featuresExtractor.models import find_models
     from featuresExtractor.processor import parse_processor
 
-    names, processor = find_models(args.model or ["clip_rn50x4"]), parse_processor(args.processor)
+    names, processor = find_models(names), parse_processor(args.processor)
     _check_single(args, names)
     dataset = find_images(args.dataset, args.on_error == "skip", args.recursive, args.follow_links)
     for line in dataset.warnings():
@@ -231,7 +241,7 @@ def run(args: argparse.Namespace) -> int:
     if args.subset:
         dataset = keep_subset(dataset, args.subset, args.on_error == "skip")
 
-    from common.device import keep_freed_memory
+    from common.system import keep_freed_memory
     from featuresExtractor.stages import run_all, run_job
 
     keep_freed_memory()
@@ -247,7 +257,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset) -> list[Job]:
     """A job for each model, all of the same pictures."""
-    from common.device import check_precision, choose_device, cores
+    from common.device import check_precision, choose_device
+    from common.system import cores
     from featuresExtractor.job import Job
 
     device = choose_device(args.gpu)

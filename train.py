@@ -149,10 +149,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the run folders and the closing table; all input is checked before the first epoch."""
+    from common.shortage import check_libraries
+
+    check_libraries(["adaptation.stages", "skops.io", "matplotlib.pyplot"])
+
     from adaptation.sources import find_sources, paired_source
     from adaptation.stages import look_through
-    from common.device import check_precision, choose_device, keep_freed_memory, tf32
+    from common.device import check_precision, tf32, training_device
     from common.lock import held
+    from common.system import keep_freed_memory
 
     components = _components(args)
     sources = (
@@ -162,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     )
     _note_small_temperature(args.temperature)
     surveys = look_through(sources, args.subset, args.on_error == "skip")
-    device = choose_device(args.gpu)
+    device = training_device(args.gpu)
     check_precision(args.precision, device)
     plan = _plan(args, surveys, components, device)
     models = _models(args, sources, surveys, plan)

@@ -11,7 +11,7 @@ import torch
 
 from adaptation.heads import build_head
 from adaptation.losses import Tiling
-from common.device import available_memory
+from common.device import free_memory
 from common.errors import InputError
 
 FLOAT = 4  # bytes
@@ -57,11 +57,6 @@ class Layout:
 
     runs: int
     tiling: Tiling
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def head_sizes(head: str, width: int) -> tuple[int, int]:

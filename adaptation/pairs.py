@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.device import available_memory
 from common.errors import InputError, listed, printable
 from common.files import check_whole, read_facts, sha256
 from common.lists import choose
+from common.resources import available_memory
 from featuresExtractor.features.files import open_pairs
 from featuresExtractor.features.layout import Layout, lay_out
 from featuresExtractor.features.table import Table

@@ -27,7 +27,7 @@ from adaptation.trainer import Scores, Settings
 from adaptation.unfinished import Unfinished
 from common.console import table
 from common.device import device_name
-from common.errors import InputError, listed, printable
+from common.errors import InputError, OutOfMemory, listed, printable
 from common.files import package_versions, read_facts
 from common.progress import Bar, progress
 from common.settings import differences
@@ -271,7 +271,7 @@ def _train_some(pairs: Pairs, numbers: Sequence[int], folder: Path, plan: Plan, 
     try:
         finished = trainer.train_runs(pairs, plan.settings, numbers, on_epoch, plan.reduction, how.tiling)
     except torch.OutOfMemoryError as error:
-        raise InputError(
+        raise OutOfMemory(
             "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
         ) from error
     for run in finished:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from benchmarks import extraction, pca, startup, table, training
 from common import console
-from common.device import check_precision, choose_device, device_name, keep_freed_memory, tf32
+from common.device import check_precision, choose_device, device_name, tf32
+from common.system import keep_freed_memory
 
 STAGES = ("startup", "training", "extraction", "pca")
 

@@ -19,7 +19,8 @@ from torch import nn
 
 from benchmarks import plain
 from benchmarks.table import Apart, Row, median_seconds
-from common.device import cores, tf32
+from common.device import tf32
+from common.system import cores
 from featuresExtractor.activations import TappedBackbone
 from featuresExtractor.embeddings import FeaturesWriter, read_pairs, row_type
 from featuresExtractor.extractor import extract

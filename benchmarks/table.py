@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import torch
 
 from common import console
-from common.device import cores, device_name
+from common.device import device_name
 from common.files import package_versions
+from common.system import cores
 
 Result = TypeVar("Result")
 HEADER = ("stage", "unit", "plain", "ours", "limit", "x plain", "of limit", "wanted")

@@ -7,7 +7,6 @@ import io
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from common.errors import InputError, printable
 from common.stopping import Stopped, stoppable
+from common.system import BROKEN_PIPE
 
 
 def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothing is kept") -> int:
@@ -32,22 +32,28 @@ def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothi
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
-        return 128 + signal.SIGPIPE
-    except InputError as error:
-        print(f"{program}: error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno is None:
+        return BROKEN_PIPE
+    except Exception as error:
+        if (line := _line(error)) is None:
             raise
-        where = printable(str(error.filename or "writing"))
-        print(f"{program}: error: {where}: {error.strerror}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print(f"{program}: error: the memory is full; give it less at a time (see -h)", file=sys.stderr)
+        print(f"{program}: error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"\n{program}: interrupted; {how_to_go_on}", file=sys.stderr)
         return error.exit_code if isinstance(error, Stopped) else 130
+
+
+def _line(error: Exception) -> str | None:
+    """The line for wrong input, for what the system refuses and for a full memory; None for a fault of the program."""
+    from common.shortage import explained
+
+    if line := explained(error):
+        return printable(line)
+    if isinstance(error, InputError):
+        return printable(str(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{printable(str(error.filename or 'writing'))}: {error.strerror}"
+    return None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,55 +2,84 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from common.errors import InputError
+from common.resources import available_memory
 
-MEMORY = Path("/proc/meminfo")
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What numbers are held in under each precision; with tf32 it is the factors of products that are rounded."""
-ON_CPU = ("fp32", "bf16")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt in glibc's malloc.h
+TAKEN = {"cpu": ("fp32", "bf16"), "mps": ("fp32",)}
+"""The precisions of devices that do not take all."""
+KINDS = {"cpu": "a CPU", "mps": "an Apple GPU"}
 
 
 def choose_device(gpu: bool | None) -> torch.device:
     """The GPU when asked for (`True`) or when nothing was said (`None`) and there is one; else the CPU.
 
-    Asking for a GPU on a machine without one is said on stderr and answered with the CPU.
+    An Apple GPU (MPS) is used only when it is asked for. Asking for a GPU on a machine without one is said on stderr
+    and answered with the CPU.
     """
     if gpu is False:
         return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda")
+    if gpu and torch.backends.mps.is_available():
+        return torch.device("mps")
     if gpu:
         print("no GPU that torch can use was found: going on with the CPU", file=sys.stderr)
     return torch.device("cpu")
 
 
+def training_device(gpu: bool | None) -> torch.device:
+    """As `choose_device`, but for Apple GPUs: training was never tried there, and its features are small."""
+    device = choose_device(gpu)
+    if device.type == "mps":
+        print("training on an Apple GPU is not supported: using the CPU", file=sys.stderr)
+        return torch.device("cpu")
+    return device
+
+
 def device_name(device: torch.device) -> str:
-    """`cpu (2 threads)` or `cuda (NVIDIA H100)`: what a published time must be read with."""
+    """`cpu (2 threads)`, `cuda (NVIDIA H100)` or `mps (Apple GPU)`: what a published time must be read with."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({torch.get_num_threads()} threads)"
+    return "mps (Apple GPU)" if device.type == "mps" else f"{device.type} ({torch.get_num_threads()} threads)"
 
 
-def cores() -> int:
-    """Processors that this process may run on: fewer than the machine has where a scheduler or container says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def float64_device(device: torch.device) -> torch.device:
+    """The device itself, or the CPU in place of an Apple GPU, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that a program can still have on a device; infinite where nothing says. An Apple GPU shares the memory of
+    its machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return min(left, available_memory())
+    return available_memory()
+
+
+def empty_cache() -> None:
+    """Gives back what the allocators of GPUs keep for later."""
+    torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """InputError for a precision that is of use on a GPU alone."""
-    if device.type == "cpu" and precision not in ON_CPU:
-        raise InputError(f"--precision {precision}: is for a GPU; a CPU takes {' or '.join(ON_CPU)}")
+    """InputError for a precision that a device does not take."""
+    taken = TAKEN.get(device.type, tuple(TYPES))
+    if precision not in taken:
+        gpu = "is for a GPU; " if device.type == "cpu" else ""
+        raise InputError(f"--precision {precision}: {gpu}{KINDS[device.type]} takes {' or '.join(taken)}")
 
 
 @contextmanager
@@ -64,26 +93,3 @@ def tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, cublas.allow_tf32 = before
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep large blocks that were freed for their next use, in this process.
-
-    Otherwise each tensor of some MB is given back to the system and comes back as pages that must be cleared first,
-    which was measured to take a tenth of an epoch on a CPU. Another system's library is left as it is.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):  # the most that older ones admit
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def available_memory() -> float:
-    """Bytes of main memory that a program can still have; infinite where the system does not tell."""
-    try:
-        lines = dict(line.split(":") for line in MEMORY.read_text(encoding="ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return math.inf

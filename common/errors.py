@@ -13,6 +13,11 @@ class InputError(Exception):
     """
 
 
+class OutOfMemory(InputError):
+    """Too little memory, with what to do about it. An InputError, since a smaller input or a larger machine is the way
+    out."""
+
+
 def listed(names: Iterable[str], most: int = 10) -> str:
     """Names for an error line: the first `most`, then how many more there are."""
     shown = [printable(name) for name in names]

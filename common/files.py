@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, printable
+from common.system import sync_folder as sync_folder  # for those who write files of their own
 
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a link of that name, which might lead anywhere, is not opened
 MOST_JSON = 2**28  # bytes
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
 
@@ -47,18 +46,6 @@ def finish_file(partial: Path, path: Path) -> None:
         os.close(descriptor)
     partial.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, as far as its file system knows of such a thing."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

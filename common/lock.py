@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 from common.errors import InputError, printable
-from common.files import NO_LINK
+from common.system import close_and_remove, has_name, open_own, read_at_start
 
 LOCK = ".lock"
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that are mounted without
+NO_LOCKS = sorted({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
+"""What file systems without locks answer, as network drives may be mounted."""
 
 
 @contextmanager
@@ -32,8 +33,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # before it is let go of, so that it is this process' own
-        os.close(descriptor)
+        close_and_remove(descriptor, folder / LOCK)
 
 
 def _make(folder: Path) -> None:
@@ -50,47 +50,49 @@ def _lock(folder: Path) -> int:
     """The descriptor of the locked file, which says who holds it."""
     path = folder / LOCK
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | NO_LINK, 0o644)
+        descriptor = _opened(path)
         _acquire(descriptor, folder)
-        if _is_at(descriptor, path):
+        if has_name(descriptor, path):
             break
         os.close(descriptor)  # its holder removed it meanwhile
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{printable(str(path))}: is no file; remove it")
-    os.truncate(descriptor, 0)
-    os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+    os.ftruncate(descriptor, 0)
+    holder = {"host": socket.gethostname(), "pid": os.getpid()}
+    os.write(descriptor, f" {json.dumps(holder)}".encode())  # Windows keeps others from reading the first byte
     return descriptor
+
+
+def _opened(path: Path) -> int:
+    """The lock file, opened; InputError for a link, a pipe or a folder in its place."""
+    try:
+        return open_own(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EMLINK, errno.EINVAL, errno.EISDIR):
+            raise
+        told = "only a file of its own can be the lock of this folder"
+        raise InputError(f"{printable(str(path))}: {told} ({error.strerror}); remove it") from error
 
 
 def _acquire(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = _holder(descriptor)
-        os.close(descriptor)
-        told = f"{printable(str(folder))}: another process is writing here ({holder})"
-        raise InputError(f"{told}; wait for it, or give another folder") from error
+        if lock_descriptor(descriptor, blocking=False):
+            return
     except OSError as error:
         if error.errno not in NO_LOCKS:
             os.close(descriptor)
             raise
         told = "this file system has no locks: see to it yourself that nothing else writes here"
         print(f"note: {printable(str(folder))}: {told}", file=sys.stderr)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the opened file is the one that has the name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
+        return
+    holder = _holder(descriptor)
+    os.close(descriptor)
+    told = f"{printable(str(folder))}: another process is writing here ({holder})"
+    raise InputError(f"{told}; wait for it, or give another folder")
 
 
 def _holder(descriptor: int) -> str:
     """`host x, process 123`, as the lock says; it may be anyone's file."""
     try:
-        found = json.loads(os.pread(descriptor, 1000, 0))
+        found = json.loads(read_at_start(descriptor, 1000))
         return f"host {printable(str(found['host'])[:100])}, process {int(found['pid'])}"
     except (ValueError, KeyError, TypeError, RecursionError):
         return "which has not said who it is"

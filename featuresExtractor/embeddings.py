@@ -21,7 +21,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import InputError, listed
-from common.files import NO_LINK, partial_name, sync_folder
+from common.files import partial_name, sync_folder
+from common.system import open_own
 from featuresExtractor.features.npy import read_header
 from featuresExtractor.features.table import Table
 
@@ -129,14 +130,15 @@ class FeaturesWriter:
         self.file.flush()
         if kept is not None and not kept.all():
             self._close_up(kept)
-        with self.whole.open("rb") as file:
+        with self.whole.open("r+b") as file:  # Windows syncs what can be written alone
             os.fsync(file.fileno())
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def finish(self) -> None:
-        """Gives the file its name."""
+        """Gives the file its name, and closes it: Windows renames no open files."""
         self.file.flush()
         os.fsync(self.file.fileno())
+        self.file.close()
         self.whole.replace(self.path)
         sync_folder(self.path.parent)
 
@@ -166,7 +168,7 @@ def _open_new(path: Path) -> IO[bytes]:
 
 def _open_again(path: Path) -> IO[bytes]:
     """A file that is there, or a new one."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644), "r+b")
+    return os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT), "r+b")
 
 
 def _write_header(file: IO[bytes], row: np.dtype[Any], rows: int) -> int:

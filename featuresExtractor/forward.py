@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.device import TYPES, tf32
-from common.errors import InputError
+from common.device import TYPES, empty_cache, float64_device, free_memory, tf32
+from common.errors import InputError, OutOfMemory
+from common.shortage import names_memory
 from featuresExtractor.activations import TappedBackbone, bytes_per_image, tapped
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     Features = NDArray[np.float32]
 
 CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
-NO_ROOM = "the GPU's memory does not hold the network and one picture; use --cpu"
+UNTRIED = ("mps",)  # devices that nobody has tried these networks on: each is compared with the CPU first
+CLOSE = 0.9999  # the lowest cosine of features that count as the same
+NO_ROOM = "the memory does not hold the network and one picture; free some, or use --cpu where this is a GPU's"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Forward:
 
     At most `batch` pictures at a time, fewer where memory asks for it. A GPU that runs out of memory all the same gets
     half as many from then on. BatchNorms are folded. In another precision than fp32 the first pictures go through the
-    network in both, and `drift` tells what became of them.
+    network in both, and `drift` tells what became of them. On an Apple GPU the first batch is computed on the CPU too;
+    InputError where the features differ.
     """
 
     def __init__(
@@ -62,25 +66,31 @@ class Forward:
         self.preprocessing, self.views, self.device, self.joined = preprocessing, VIEWS[:views], device, joined
         self.precision, self.type, self.compiled = precision, torch.float32, compiled
         self.drift: Drift | None = None
-        self.ready = False
+        self.ready, self.compared = False, device.type in UNTRIED
         try:
             with tf32(False):
                 self._prepare(backbone, batch)
         except torch.OutOfMemoryError as error:
-            raise InputError(NO_ROOM) from error
+            raise OutOfMemory(NO_ROOM) from error
 
     def _prepare(self, backbone: TappedBackbone, batch: int) -> None:
         """The network to its device, folded; what it gives, and how many pictures fit."""
-        self.backbone = backbone.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        folding = float64_device(self.device)
+        self.backbone.to(folding).fold(self._images(_noise(self.preprocessing.crop)).to(folding))
+        self.backbone.to(self.device)
+        self.network: Any = self.backbone
         probe = self._images(_noise(self.preprocessing.crop))
-        self.backbone.fold(probe)
-        self.network = self.backbone
         self.shapes = [tuple(output.shape[1:]) for output in tapped(self.backbone, probe, self.joined)]
         needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
+        if needed > free_memory(self.device):
+            raise OutOfMemory(NO_ROOM)
         self.batch = max(1, min(batch, self._budget() // needed))
 
     def _budget(self) -> int:
-        return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else CPU_BUDGET
+        """Bytes for activations: half of what is free."""
+        half = free_memory(self.device) / 2
+        return int(min(half, CPU_BUDGET) if self.device.type == "cpu" else half)
 
     def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Room for pixels in main memory; for a GPU where it can fetch them itself."""
@@ -92,6 +102,8 @@ class Forward:
         if self.ready:
             return self._all(pixels)
         first = pixels[: self.batch]
+        if self.compared:
+            self._compare(first)
         exact = self._all(first) if self.precision != "fp32" else []
         self._make_ready()
         try:
@@ -103,6 +115,18 @@ class Forward:
         if exact:
             self.drift = _drift(self.precision, exact, [output[:, : len(first)] for output in outputs])
         return outputs
+
+    def _compare(self, pixels: Tensor) -> None:
+        """InputError where this device gives pictures other features than the CPU."""
+        found, device = self._all(pixels), self.device
+        try:
+            self.device = torch.device("cpu")
+            self.backbone.to(self.device)
+            expected = self._all(pixels)
+        finally:
+            self.device = device
+            self.backbone.to(self.device)
+        check_same(expected, found)
 
     def nothing(self) -> list[Features]:
         """What no pictures give."""
@@ -139,7 +163,9 @@ class Forward:
         try:
             with tf32(self.ready and self.precision == "tf32"):
                 self._fill(pixels, outputs)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not names_memory(error):
+                raise
             return False
         return True
 
@@ -163,10 +189,10 @@ class Forward:
 
     def _halve(self) -> None:
         if self.batch == 1:
-            raise InputError(NO_ROOM)
+            raise OutOfMemory(NO_ROOM)
         self.batch //= 2
-        torch.cuda.empty_cache()
-        tqdm.write(f"the GPU ran out of memory: going on with {self.batch} pictures at a time", file=sys.stderr)
+        empty_cache()
+        tqdm.write(f"the memory is full: going on with {self.batch} pictures at a time", file=sys.stderr)
 
 
 def _first_line(error: Exception) -> str:
@@ -177,6 +203,16 @@ def _noise(size: int) -> Tensor:
     """A picture (1, 3, size, size) that no layer can be blind to, always the same."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def check_same(expected: list[Features], found: list[Features]) -> None:
+    """InputError where features of a device are not those of the CPU, both (views, n, ...) for each output."""
+    drift = _drift("fp32", expected, found)
+    if not drift.lowest >= CLOSE:
+        raise InputError(
+            f"this GPU gives other features than the CPU: cosines of the first {drift.pictures:,} pictures down to "
+            f"{drift.lowest:.6f}, {CLOSE} is allowed; use --cpu"
+        )
 
 
 def _drift(precision: str, exact: list[Features], outputs: list[Features]) -> Drift:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError, printable
-from common.files import NO_LINK, is_whole, sync_folder, write_json
+from common.files import is_whole, sync_folder, write_json
 from common.progress import progress
 from common.settings import differences
+from common.system import open_own
 from featuresExtractor.embeddings import FeaturesWriter, unfinished_names
 from featuresExtractor.forward import Drift
 from featuresExtractor.images.dataset import Dataset, Remark, Skipped, State, state_of
@@ -94,9 +94,7 @@ class Journal:
         self.length = 0  # bytes of whole lines
 
     def _read(self) -> None:
-        with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | NO_LINK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return
+        with os.fdopen(open_own(self.path, os.O_RDONLY), "rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
@@ -147,8 +145,8 @@ class Journal:
         """Opens the journal: to go on, or at its beginning where there was none. `batch` pictures go at a time."""
         if fresh := self.begun is None:
             self.path.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK
-        self.file = os.fdopen(os.open(self.path, flags, 0o644), "ab", buffering=0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self.file = os.fdopen(open_own(self.path, flags), "ab", buffering=0)
         self.file.truncate(self.length)
         if fresh:
             self._add({"begun": begun, "files": self.files, "batch": batch})

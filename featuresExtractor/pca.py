@@ -17,8 +17,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from common.archives import canonical, check_archive
-from common.device import tf32
-from common.errors import InputError
+from common.device import float64_device, free_memory, tf32
+from common.errors import InputError, OutOfMemory
 from common.files import written_whole
 from common.vectors import power_of_two
 from featuresExtractor.eigen import leading_eigenpairs
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 NARROW = 1024  # up to this width float64 costs little
+MATRICES = 2  # as large as the covariance, at the least, that are held at once
 BLOCKS, BLOCK = 8, 256  # parts that a row is cut into, and the least numbers of one
 
 
@@ -90,8 +91,11 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int, device: torch.device) -> PCA:
     """Return the `n_components` directions of largest variance of all rows in `chunks` (each (n, D)); no whitening.
 
-    InputError where there are fewer, or where the rows are all alike but for rounding.
+    Computed on the CPU where `device` has no float64. InputError where there are fewer, or where the rows are all alike
+    but for rounding.
     """
+    device = float64_device(device)
+    _check_memory(width, device)
     moments = Moments(width, device)
     with tf32(False):
         for chunk in chunks:
@@ -109,6 +113,15 @@ def _check_variance(total: Tensor, moments: Moments) -> None:
     if float(total) <= ALIKE**2 * length:
         what = "alike" if length else "zero"
         raise InputError(f"the vectors are all {what}, so that they have no principal components; {CAUSES}")
+
+
+def _check_memory(width: int, device: torch.device) -> None:
+    """OutOfMemory where the device does not hold the covariance and a copy of it: where a control group is full, the
+    system ends the program without a word."""
+    needed, free = MATRICES * torch.float64.itemsize * width**2, free_memory(device)
+    if needed > free:
+        told = f"a PCA of {width:,} numbers takes {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
+        raise OutOfMemory(f"{told}; take fewer --layers, or one PCA a layer (-p pca N)")
 
 
 def _signed(components: Tensor) -> Tensor:
@@ -137,6 +150,7 @@ class Projection:
     """A fitted PCA on a device, in float64 like its fit: `rows` (n, D) float32 -> (n, n_components) float32."""
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
+        device = float64_device(device)
         self.mean = torch.from_numpy(np.asarray(pca.mean_)).to(device)
         self.components = torch.from_numpy(np.asarray(pca.components_)).to(device)
 

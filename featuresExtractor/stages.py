@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.device import device_name
-from common.errors import InputError, listed, printable
+from common.device import device_name, empty_cache
+from common.errors import InputError, OutOfMemory, listed, printable
 from common.files import package_versions, partial_name
 from common.lock import held
+from common.shortage import explained
+from common.system import bytes_on_disk
 from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
@@ -48,14 +50,15 @@ def run_all(jobs: Sequence[Job]) -> tuple[dict[str, str], int]:
         try:
             left_out += run_job(job)
         except (InputError, OSError) as error:  # wrong input, no network, a full disk
-            failed[job.model.name] = printable(str(error).removeprefix(f"{job.model.name}: "))
-        except Exception as error:  # a fault of the program, or of a library: the night goes on
-            traceback.print_exc()
-            failed[job.model.name] = printable(f"{type(error).__name__}: {error}".splitlines()[0])
+            failed[job.model.name] = printable(explained(error) or str(error).removeprefix(f"{job.model.name}: "))
+        except Exception as error:  # a full memory, or a fault of the program or of a library: the night goes on
+            if (full := explained(error)) is None:
+                traceback.print_exc()
+            failed[job.model.name] = printable(full or f"{type(error).__name__}: {error}".splitlines()[0])
         if job.model.name in failed:
             print(f"{job.model.name} failed: {failed[job.model.name]}", file=sys.stderr)
         gc.collect()
-        torch.cuda.empty_cache()
+        empty_cache()
     return failed, left_out
 
 
@@ -297,7 +300,7 @@ def _announce(job: Job, forward: Forward) -> None:
 
 def _check_room(job: Job, needed: int) -> None:
     """InputError when the disk has no room for the features: better now than in some hours."""
-    needed -= sum(512 * path.stat().st_blocks for output in job.outputs if (path := partial_name(output)).exists())
+    needed -= sum(bytes_on_disk(partial_name(output)) for output in job.outputs)
     if needed > (free := shutil.disk_usage(job.folder).free):
         less = "" if job.processor.kind.joined else "; -p adapt keeps the layers' means alone"
         told = f"-p {job.processor} writes {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free{less}"
@@ -351,7 +354,9 @@ def reduce(job: Job, part: Reduction) -> None:
             pca = reduce_features(rows, part.columns, writer, pca_file, components, job.device)
         except torch.OutOfMemoryError as error:
             told = "the GPU's memory does not hold the PCA; the features are kept, go on with --cpu"
-            raise InputError(told) from error
+            raise OutOfMemory(told) from error
+        except OutOfMemory:
+            raise
         except InputError as error:
             layer = f", layer {part.layer}" if part.layer else ""
             raise InputError(f"{_shown(source)}{layer}: {error}") from error

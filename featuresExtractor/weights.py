@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.device import available_memory
 from common.errors import InputError, listed, printable
 from common.files import sha256
+from common.resources import available_memory
 from featuresExtractor.checkpoints import read_state_dicts, read_tensors
 from featuresExtractor.download import check_fetched, revision
 from featuresExtractor.fetch import pretrained_file

@@ -1380,7 +1380,7 @@ def test_a_thread_a_core_reads_unless_said_otherwise_and_at_most_32(
     jobs_alone: list[Job],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("common.device.cores", lambda: cores)
+    monkeypatch.setattr("common.system.cores", lambda: cores)
     assert command(pairs(1)) == command(pairs(1), "--workers", "40") == 0
     assert [job.workers for job in jobs_alone] == [workers, 40]
 

@@ -511,6 +511,17 @@ MORE = [
 ]
 
 
+def test_an_apple_gpu_leaves_training_to_the_cpu(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert train.main(["-d", str(features), "-s", str(tmp_path / "run"), "-e", "1", "--gpu"]) == 0
+    shown = capsys.readouterr()
+    assert "training on an Apple GPU is not supported: using the CPU" in shown.err.splitlines()
+    assert "head original on cpu (" in shown.out
+
+
 @pytest.mark.parametrize("more", MORE)
 def test_runs_side_by_side_are_written_as_one_after_the_other(
     features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest, more: list[str]
@@ -671,7 +682,7 @@ def test_tf32_is_allowed_while_training_when_it_is_asked_for(
         return train_runs(*given)
 
     monkeypatch.setattr(trainer, "train_runs", trained)
-    monkeypatch.setattr(device, "ON_CPU", ("fp32", "tf32", "bf16"))  # where it does nothing
+    monkeypatch.setitem(device.TAKEN, "cpu", ("fp32", "tf32", "bf16"))  # where it does nothing
     assert train.main([*arguments(features, tmp_path), "-e", "1", "--precision", precision]) == 0
     assert seen == [[allowed, allowed]]
     assert [flag.allow_tf32 for flag in flags] == before

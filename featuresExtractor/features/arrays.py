@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, listed
+from common.resources import available_memory
 from featuresExtractor.features.fields import FLOATS, HOW, KNOWN, pairs_of, unnamed, unnamed_note
 from featuresExtractor.features.npy import read_header
 from featuresExtractor.features.table import Table
@@ -34,8 +35,6 @@ def read_npz(path: Path) -> Table:
 
 def _check_memory(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], path: Path) -> None:
     """InputError when the arrays would not fit, by their headers: a few compressed bytes can stand for any size."""
-    from common.device import available_memory  # which imports torch
-
     needed = COPIES * sum(_header(archive, info, path)[3] for info in members)
     if needed > (free := available_memory()):
         reason = f"takes {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.progress import progress
+from common.shortage import is_short
 from featuresExtractor.images.dataset import Dataset, Remark, Skipped
 from featuresExtractor.images.decode import check_picture, decode_picture, reason_of
 from featuresExtractor.images.settings import STORED, Decoding
@@ -46,6 +47,8 @@ def check_pictures(
                 return OUTSIDE
             check_picture(path, preprocessing, decoding)
         except Exception as error:  # decoders raise whatever a broken file leads them to
+            if is_short(error):  # of memory, which is no fault of the file
+                raise
             return reason_of(error, path)
         return None
 
@@ -96,6 +99,8 @@ def read_item(
             target[:] = decoded.pixels
             found += [Remark(dataset.name(path), text) for text in decoded.remarks]
         except Exception as error:  # as above
+            if is_short(error):
+                raise
             found.append(Skipped(dataset.name(path), reason_of(error, path)))
     return found
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.errors import InputError
+from common.errors import InputError, OutOfMemory
 from featuresExtractor import forward as module
-from featuresExtractor.activations import TappedBackbone, bytes_per_image, raw
-from featuresExtractor.forward import Drift, Forward
+from featuresExtractor.activations import TappedBackbone, bytes_per_image, pooled, raw
+from featuresExtractor.forward import Drift, Forward, check_same
 from featuresExtractor.models import Model, find_model
 from featuresExtractor.transforms import normalise
 from featuresExtractor.weights import find_weights, load_backbone
@@ -104,14 +105,14 @@ def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
     forward = forward_of(tiny_model, batch=8, most=most)
     assert np.allclose(forward(pixels)[0], reference, atol=1e-6)
     assert forward.batch == {1: 1, 3: 2, 5: 4}[most]
-    assert f"the GPU ran out of memory: going on with {forward.batch} pictures at a time" in capsys.readouterr().err
+    assert f"the memory is full: going on with {forward.batch} pictures at a time" in capsys.readouterr().err
     assert isinstance(forward.backbone.backbone, Cramped)
     forward.backbone.backbone.seen.clear()
     forward(pixels)
     assert max(forward.backbone.backbone.seen) == forward.batch  # what was learnt is kept
 
 
-NO_ROOM = "the GPU's memory does not hold the network and one picture; use --cpu"
+NO_ROOM = "the memory does not hold the network and one picture; free some, or use --cpu where this is a GPU's"
 
 
 def test_memory_too_small_for_one_picture_is_told(tiny_model: Model) -> None:
@@ -455,3 +456,71 @@ def test_room_is_bytes_of_the_shape_asked_for(tiny_model: Model) -> None:
     room = forward_of(tiny_model).room((2, 1, 4, 4, 3))
     assert (room.shape, room.dtype.name, room.flags.c_contiguous) == ((2, 1, 4, 4, 3), "uint8", True)
     room[:] = 3  # it can be written to
+
+
+# --- devices that nobody has tried ---
+
+
+class Drifting(nn.Module):
+    """A network whose device computes something else: from its second call on, `by` times noise is added."""
+
+    def __init__(self, backbone: nn.Module, by: float, right: int) -> None:
+        super().__init__()
+        self.backbone, self.by, self.right = backbone, by, right
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.backbone(images)
+        self.right -= 1
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
+        return output + self.by * output.std() * noise if self.right < 0 else output
+
+
+def untried(model: Model, by: float = 0.0, right: int = 2) -> Forward:
+    """A forward pass that is compared with the CPU, on a device (the CPU) that is wrong after `right` calls."""
+    backbone = load_backbone(model, find_weights(model, "random", 1))
+    network = Drifting(backbone, by, 10**6)
+    tapped = TappedBackbone(network, ("",), partial(pooled, tokens="mean"))
+    forward = Forward(tapped, model.preprocessing, 1, CPU, 4)
+    forward.compared, network.right = True, right
+    return forward
+
+
+def test_a_device_that_computes_as_the_cpu_is_used(tiny_model: Model) -> None:
+    pixels = pixels_of(tiny_model, 6)
+    assert np.array_equal(untried(tiny_model, by=9.0, right=9)(pixels)[0], untried(tiny_model, right=99)(pixels)[0])
+
+
+def test_a_device_that_computes_something_else_is_refused(tiny_model: Model) -> None:
+    with pytest.raises(InputError, match=r"^this GPU gives other features than the CPU: .* down to 0\.\d{6}, "):
+        untried(tiny_model, by=1.0, right=1)(pixels_of(tiny_model, 6))
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.0141, 0.0142, 1.0, np.nan])
+def test_features_are_the_same_down_to_a_cosine_of_9999(angle: float) -> None:
+    """cos(.01414) = .9999; the picture that differs is one of many, in one view of one output."""
+    expected = [np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32), np.zeros((2, 5, 2), np.float32)]
+    expected[1][..., 0] = 7
+    found = [output.copy() for output in expected]
+    found[1][1, 3] = 5 * np.cos(angle), 5 * np.sin(angle)
+    if np.cos(angle) > 0.9999:
+        check_same(expected, found)
+        return
+    with pytest.raises(InputError) as told:
+        check_same(expected, found)
+    assert str(told.value) == (
+        f"this GPU gives other features than the CPU: cosines of the first 5 pictures down to {np.cos(angle):.6f}, "
+        "0.9999 is allowed; use --cpu"
+    )
+
+
+# --- memory ---
+
+
+def test_fewer_pictures_go_at_a_time_where_memory_is_short(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = bytes_per_image(whole_layers(tiny_model).backbone, torch.zeros(1, 3, 32, 32))
+    for free, batch in ((2.0 * 9 * needed, 9), (1e15, 64), (1.5 * needed, 1)):
+        monkeypatch.setattr("common.device.available_memory", lambda free=free: free)
+        assert whole_layers(tiny_model).batch == batch
+    monkeypatch.setattr("common.device.available_memory", lambda: needed - 1)
+    with pytest.raises(OutOfMemory, match=r"^the memory does not hold the network and one picture"):
+        whole_layers(tiny_model)

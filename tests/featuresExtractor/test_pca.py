@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import FunctionTransformer
 
-from common.errors import InputError
+from common.errors import InputError, OutOfMemory
 from featuresExtractor import pca as pca_module
 from featuresExtractor.eigen import leading_eigenpairs
 from featuresExtractor.pca import NARROW, Moments, Projection, check_components, fit_pca, load_pca, save_pca
@@ -96,6 +96,25 @@ def test_chunks_do_not_matter(sizes: list[int]) -> None:
     assert np.allclose(chunked.components_, whole.components_, atol=1e-10)
     assert np.allclose(chunked.explained_variance_, whole.explained_variance_, rtol=1e-12)
     assert chunked.n_samples_ == 90
+
+
+def test_apple_gpus_leave_the_pca_to_the_cpu_in_float64() -> None:
+    """No Apple GPU is needed: nothing is ever sent there."""
+    rows, mps = rows_of(300, 30), torch.device("mps")
+    expected = full_svd(rows, 5)
+    found = fit_pca([rows[:100], rows[100:]], 30, 5, mps)
+    assert found.components_.dtype == np.float64
+    assert np.allclose(found.components_, expected.components_, atol=1e-6)
+    assert np.allclose(Projection(found, mps)(rows), expected.transform(rows), atol=1e-4)
+
+
+def test_a_pca_that_the_memory_does_not_hold_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, needed = rows_of(50, 40), 2 * 8 * 40 * 40  # the covariance and a copy of it, in float64
+    monkeypatch.setattr(pca_module, "free_memory", lambda _: needed)
+    fit(rows, 3)
+    monkeypatch.setattr(pca_module, "free_memory", lambda _: needed - 1)
+    with pytest.raises(OutOfMemory, match=r"^a PCA of 40 numbers takes 0\.0 GiB of memory, 0\.0 GiB are free; "):
+        fit(rows, 3)
 
 
 def test_rows_far_from_the_origin_lose_no_precision() -> None:

@@ -24,6 +24,7 @@ from torchvision import transforms as tv
 from common.errors import InputError
 from common.files import sha256
 from common.lock import held
+from common.shortage import FULL
 from featuresExtractor import stages
 from featuresExtractor.embeddings import FeaturesWriter
 from featuresExtractor.images.dataset import find_images
@@ -498,6 +499,31 @@ def test_failing_model_does_not_stop_the_others(
     )
     assert sorted(files_of(out / "timm-other")) == ["features.json", "features.npy"]
     assert not (out / "tiny").exists()
+
+
+def test_a_full_memory_is_a_reason_in_one_line_and_does_not_stop_the_others(
+    job: MakeJob,
+    pairs: Callable[..., Path],
+    other: Model,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The writing thread of the first model asks torch for more than there is."""
+    put = FeaturesWriter.put
+
+    def greedy(writer: FeaturesWriter, first: int, blocks: Sequence[NDArray[Any]]) -> int:
+        if writer.path.parent.name == "tiny":
+            torch.empty(2**56, dtype=torch.uint8)
+        return put(writer, first, blocks)
+
+    monkeypatch.setattr(FeaturesWriter, "put", greedy)
+    root = pairs(2)
+    assert run_all([job(root, "adapt"), job(root, "adapt", other)]) == ({"tiny": FULL}, 0)
+    shown = capsys.readouterr().err
+    assert f"tiny failed: {FULL}" in shown.splitlines()
+    assert "Traceback" not in shown
+    assert (out / "timm-other" / "features.npy").exists()
 
 
 def test_model_too_large_for_the_memory_does_not_stop_the_others(

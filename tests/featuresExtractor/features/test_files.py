@@ -353,7 +353,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_read(
     path = archive(tmp_path / "f.npz", member((size // 16, 4), bytes(size)))
     assert path.stat().st_size < 2**19
     open_pairs(path)
-    monkeypatch.setattr("common.device.available_memory", lambda: 5 * size)
+    monkeypatch.setattr("featuresExtractor.features.arrays.available_memory", lambda: 5 * size)
     tracemalloc.start()
     try:
         told = refusal(path)

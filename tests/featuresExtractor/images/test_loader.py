@@ -160,6 +160,29 @@ def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[...,
     assert read_item(dataset, 1, SMALL, room()) == [Skipped("left/a1.tif", reason)]
 
 
+@pytest.mark.parametrize("free", [2**20, 2**40])
+def test_a_full_memory_is_no_fault_of_a_picture(
+    pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """With much memory left the file is at fault, which asks for more than there is."""
+
+    def decode(*_: object) -> None:
+        np.empty(2**56, np.uint8)
+
+    dataset = find_images(pairs(2))
+    monkeypatch.setattr(reading, "decode_picture", decode)
+    monkeypatch.setattr(reading, "check_picture", decode)
+    monkeypatch.setattr("common.shortage.available_memory", lambda: free)
+    if free > 2**30:
+        assert [fault.name for fault in read_item(dataset, 0, SMALL, room())] == ["left/a0.png", "right/a0.png"]
+        assert len(check_pictures(dataset, SMALL, 2)) == 4
+        return
+    with pytest.raises(MemoryError):
+        read_item(dataset, 0, SMALL, room())
+    with pytest.raises(MemoryError):
+        check_pictures(dataset, SMALL, 2)
+
+
 def test_vanished_file_is_reported(pairs: Callable[..., Path]) -> None:
     dataset = find_images(pairs(1))
     dataset.items[0][1].unlink()
