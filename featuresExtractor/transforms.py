@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,11 +35,10 @@ class Preprocessing:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as a person sees it, in 8-bit RGB: upright, over white where transparent, 16 bits scaled to 8.
+    """The picture in 8-bit RGB, as stored: over white where transparent, 16 bits scaled to 8.
 
     Raises ValueError for a mode whose range of values is not known (32-bit integers beyond 16 bits, floats).
     """
-    image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_16_bits(image).convert("RGB")
     if image.has_transparency_data:

@@ -7,22 +7,26 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from featuresExtractor.transforms import Preprocessing, prepare, resized_to
+from featuresExtractor.images import jpeg, png
+from featuresExtractor.images.bounds import admit, bounded
+from featuresExtractor.images.orientation import upright
+from featuresExtractor.images.other import Other
+from featuresExtractor.images.other import formats as formats
+from featuresExtractor.images.other import suffixes as suffixes
+from featuresExtractor.transforms import Preprocessing, prepare, resized_to, to_rgb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others
 LARGE = 2**24  # pixels; of pictures beyond it only one is decoded at a time, so that they do not fill the memory
-ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 """What stands at the end of a file that was not cut, and only there; files of other formats are read to be sure."""
 TAIL = 2048  # bytes in which the end is looked for, since programs append things
 KINDS = {
@@ -63,26 +67,25 @@ class Decoded:
 STORED = Decoding()
 
 
-@cache
-def formats() -> list[str]:
-    """The picture formats that Pillow reads by itself, the most frequent ones first, since they are tried in order."""
-    Image.init()
-    known = [name for name in Image.ID if name not in REFUSED]
-    return sorted(known, key=lambda name: (name not in ENDS, name != "JPEG"))
+class Opened(Protocol):
+    """The first image of a file, of which the header was read and no more."""
 
+    format: str
+    size: tuple[int, int]
+    """Width and height as stored."""
+    orientation: int
+    """How it is to be seen, 1 to 8 as in EXIF; known when the pixels were read."""
 
-@cache
-def suffixes() -> set[str]:
-    """The suffixes of those formats, in lower case."""
-    known = set(formats())
-    return {suffix for suffix, name in Image.registered_extensions().items() if name in known}
+    def load(self) -> Image.Image:
+        """Return the pixels as stored; an exception says what is wrong."""
+        ...
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """The opened picture, of which the header was read and no more. ValueError or OSError says what is wrong."""
-    with _opened(path) as file, _image(file) as image:
-        yield image
+def open_picture(path: Path) -> Iterator[Opened]:
+    """The opened image, of which the header was read and no more. ValueError or OSError says what is wrong."""
+    with _opened(path) as file:
+        yield _image(file, path.name)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -98,11 +101,12 @@ def _opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _image(file: IO[bytes]) -> Image.Image:
-    try:
-        return Image.open(file, formats=formats())
-    except UnidentifiedImageError as error:
-        raise ValueError("not a picture in a format that is known here") from error
+def _image(file: IO[bytes], name: str) -> Opened:
+    head = file.read(8)
+    file.seek(0)
+    if head.startswith(jpeg.MAGIC):
+        return jpeg.Jpeg(file)
+    return png.Png(file) if head == png.MAGIC else Other(file, name)
 
 
 def read_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> NDArray[np.uint8]:
@@ -111,27 +115,38 @@ def read_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = 
 
 
 def decode_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> Decoded:
-    """Decode and prepare the first frame of an image file; any exception says what is wrong."""
-    with open_picture(path) as image, _turn(image):
-        return Decoded(prepare(image, preprocessing))
-
-
-def _turn(image: Image.Image) -> AbstractContextManager[object]:
-    return _large if image.width * image.height > LARGE else nullcontext()
+    """Decode and prepare the first image of a file; any exception says what is wrong."""
+    with bounded(decoding.max_pixels), open_picture(path) as opened:
+        _admit(opened.size, preprocessing, decoding)
+        with _turn(opened.size):
+            image = opened.load()
+            _admit(image.size, preprocessing, decoding)  # an icon's image may be larger than the icon says
+            return Decoded(prepare(upright(to_rgb(image), opened.orientation), preprocessing))
 
 
 def check_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> None:
-    """Raises what `read_picture` would, as far as the header tells; a file that seems to be cut is read to its end."""
-    with _opened(path) as file, _image(file) as image:
-        resized_to(image.size, preprocessing)
-        end = ENDS.get(image.format or "")
+    """Raise what `decode_picture` would, as far as the header tells; a file that seems to be cut is read to its end."""
+    with bounded(decoding.max_pixels), _opened(path) as file:
+        opened = _image(file, path.name)
+        _admit(opened.size, preprocessing, decoding)
+        end = ENDS.get(opened.format)
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         whole = end is not None and end in file.read()
     if not whole:
-        read_picture(path, preprocessing, decoding)
+        decode_picture(path, preprocessing, decoding)
+
+
+def _admit(size: tuple[int, int], preprocessing: Preprocessing, decoding: Decoding) -> None:
+    """ValueError for an image of too many pixels, or one that is too narrow."""
+    admit(size, decoding.max_pixels)
+    resized_to(size, preprocessing)
+
+
+def _turn(size: tuple[int, int]) -> AbstractContextManager[object]:
+    return _large if size[0] * size[1] > LARGE else nullcontext()
 
 
 def reason_of(error: Exception, path: Path) -> str:
-    """Why a picture could not be read, in one line without its path."""
-    told = " ".join(str(error).split()) or type(error).__name__
-    return told.replace(f" {str(path)!r}", "")
+    """Why an image could not be read, in one line without its path."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message.replace(f" {str(path)!r}", "")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuresExtractor.images import decode as pictures
+from featuresExtractor.images import other
 from featuresExtractor.images.decode import check_picture, formats, open_picture, read_picture, reason_of, suffixes
 from featuresExtractor.transforms import Preprocessing, prepare
 
@@ -67,7 +68,7 @@ def test_picture_in_every_frequent_format_is_in_order(
 def test_frequent_formats_are_tried_first_and_those_that_start_programs_never() -> None:
     assert formats()[:1] == ["JPEG"]
     assert "PNG" in formats()[1:3]
-    assert not set(pictures.REFUSED) & set(formats())
+    assert not set(other.REFUSED) & set(formats())
     assert not {".eps", ".ps", ".mpg", ".wmf", ".h5", ".grib"} & suffixes()
 
 

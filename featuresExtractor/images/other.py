@@ -1,0 +1,94 @@
+"""Files of every format but JPEG and PNG, as Pillow reads them."""
+
+from __future__ import annotations
+
+import io
+import struct
+from functools import cache
+from typing import IO
+
+from PIL import Image
+
+from featuresExtractor.images import tiff
+from featuresExtractor.images.orientation import known, orientation_of
+from featuresExtractor.images.png import MAGIC as PNG
+from featuresExtractor.images.png import Png
+
+REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others
+FIRST = ("JPEG", "MPO", "PNG")
+
+
+@cache
+def formats() -> list[str]:
+    """Return the image formats that Pillow reads by itself, the most frequent ones first, since they are tried in
+    order."""
+    Image.init()
+    known = [name for name in Image.ID if name not in REFUSED]
+    return sorted(known, key=lambda name: (name not in FIRST, name != "JPEG"))
+
+
+@cache
+def suffixes() -> set[str]:
+    """Return the suffixes of those formats, in lower case."""
+    known = set(formats())
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in known}
+
+
+class Other:
+    """The first image of a file that Pillow reads, of which the header was read and no more; ValueError where it is
+    none."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self.file = file
+        head = file.read(16)
+        self.directory = tiff.Directory(file) if head.startswith(tiff.MAGIC) else None
+        self.stream = tiff.without_metadata(file, self.directory) if self.directory else file
+        image = _opened(self.stream, head)
+        if image is None:
+            raise ValueError(_unknown(name, head, self.directory))
+        self.image, self.format, self.size, self.orientation = image, str(image.format), image.size, 1
+
+    def load(self) -> Image.Image:
+        """Return the pixels, as stored. ValueError or OSError for corrupt data, as far as the format tells."""
+        if self.directory:
+            tiff.check_data(self.directory)
+            self.image.info.pop("xmp", None)  # Pillow would take the orientation from there
+            if self.stream is not self.file:  # else Pillow turns it
+                self.orientation = known(self.directory.number(tiff.ORIENTATION, 1))
+        elif self.format == "ICO":
+            self._check_icon()
+        self.image.load()
+        exif = self.image.info.get("exif", b"")
+        if not self.directory and isinstance(exif, bytes):
+            self.orientation = orientation_of(exif)
+        return self.image
+
+    def _check_icon(self) -> None:
+        """ValueError for a PNG in an icon that is corrupt: of that Pillow compares no checksum."""
+        icon = self.image.ico  # type: ignore[attr-defined]
+        entry = icon.entry[icon.getentryindex(self.size)]
+        self.file.seek(entry.offset)
+        body = self.file.read(entry.size)
+        if body.startswith(PNG):
+            Png(io.BytesIO(body)).load()
+
+
+def _opened(file: IO[bytes], head: bytes) -> Image.Image | None:
+    """The image, by the first format that takes it; as in `Image.open`, but that this judges no size."""
+    for name in formats():
+        factory, accept = Image.OPEN[name]
+        try:
+            if accept is None or accept(head) is True:
+                file.seek(0)
+                return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    return None
+
+
+def _unknown(name: str, head: bytes, directory: tiff.Directory | None) -> str:
+    """Why a file is not read."""
+    if directory:
+        return f"{tiff.description(directory)} is not read here; save it as PNG, or as TIFF with 1 or 3 bands of 8 bits"
+    # TODO: where images/kinds.py is, its reason_not_read(name, head) comes first
+    return "not an image in a format that is known here"

@@ -1,0 +1,140 @@
+"""TIFF files: what of their tags makes the pixels, whether the compressed data is whole, and what a file is that is not
+read. Tags as in TIFF 6.0 and its supplements."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import IO
+
+from featuresExtractor.images.jpeg import Jpeg
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, BANDS, FORMAT, PROFILE = (
+    *(256, 257, 258, 259, 262, 274, 277, 339, 34675),
+)
+STRIPS, TILES, TABLES = (273, 279), (324, 325), 347  # where they are in the file, and their bytes
+PIXELS = {254, 255, *range(256, 260), 262, 266, 273, *range(277, 282), 284, 290, 291, 292, 293, 297, 317, 320}
+PIXELS |= {*range(322, 326), 332, *range(338, 343), TABLES, *range(512, 522), *range(529, 533), PROFILE, 50674}
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+SAMPLES = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
+MOST_IN_MEMORY = 2**27  # bytes of a file
+
+
+class Directory:
+    """The first directory of a TIFF or BigTIFF; ValueError where there is none."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.bytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        head = file.read(16)
+        self.order = "<" if head[:2] == b"II" else ">"
+        self.big = head[2:4] in (b"+\0", b"\0+")
+        self.entry = struct.Struct(self.order + ("HHQ8s" if self.big else "HHI4s"))
+        try:
+            self.entries = self._entries(head)
+        except (struct.error, OSError, ValueError) as error:
+            raise ValueError("corrupt TIFF (its directory is not where the header says)") from error
+
+    def _entries(self, head: bytes) -> dict[int, bytes]:
+        """Tag -> entry; of two of the same tag the first one."""
+        (start,) = struct.unpack_from(self.order + ("Q" if self.big else "I"), head, 8 if self.big else 4)
+        self.file.seek(start)
+        (count,) = struct.unpack(self.order + ("Q" if self.big else "H"), self.file.read(8 if self.big else 2))
+        body = self.file.read(min(count, 2**16) * self.entry.size)
+        entries: dict[int, bytes] = {}
+        for place in range(0, len(body) - self.entry.size + 1, self.entry.size):
+            entries.setdefault(self.entry.unpack_from(body, place)[0], body[place : place + self.entry.size])
+        return entries
+
+    def contents(self, tag: int) -> bytes:
+        """The bytes of a tag's values; none where the tag is missing or leads out of the file."""
+        if tag not in self.entries:
+            return b""
+        _, kind, count, field = self.entry.unpack(self.entries[tag])
+        length = SIZES.get(kind, 0) * count
+        if length <= len(field):
+            return bytes(field[:length])
+        (start,) = struct.unpack(self.order + ("Q" if self.big else "I"), field)
+        if start + length > self.bytes:
+            return b""
+        self.file.seek(start)
+        return self.file.read(length)
+
+    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The values of a tag of whole numbers."""
+        kind = self.entry.unpack(self.entries[tag])[1] if tag in self.entries else 0
+        contents = self.contents(tag)
+        if kind not in INTEGERS or not contents:
+            return default
+        return struct.unpack(f"{self.order}{len(contents) // SIZES[kind]}{INTEGERS[kind]}", contents)
+
+    def number(self, tag: int, default: int) -> int:
+        """The first value of a tag of whole numbers."""
+        return self.numbers(tag, (default,))[0]
+
+    def alone(self, file: bytes) -> bytes:
+        """The file with a directory of nothing but the tags that make the pixels, in their order, behind its end."""
+        kept = [entry for tag, entry in sorted(self.entries.items()) if tag in PIXELS and self._useful(tag)]
+        start = len(file) + -len(file) % 8
+        place, count = ("Q", "Q") if self.big else ("I", "H")
+        head = file[: 8 if self.big else 4] + struct.pack(self.order + place, start)
+        body = struct.pack(self.order + count, len(kept)) + b"".join(kept) + struct.pack(self.order + place, 0)
+        return head + file[len(head) :].ljust(start - len(head), b"\0") + body
+
+    def _useful(self, tag: int) -> bool:
+        return tag != PROFILE or bool(self.contents(tag))
+
+
+def without_metadata(file: IO[bytes], directory: Directory) -> IO[bytes]:
+    """The file of pixels alone, in memory; a file too large for that as it is."""
+    if directory.bytes > MOST_IN_MEMORY:
+        return file
+    file.seek(0)
+    return io.BytesIO(directory.alone(file.read()))
+
+
+def check_data(directory: Directory) -> None:
+    """ValueError for strips or tiles of which the checksum (Deflate) or the decoder (JPEG) says that they are corrupt.
+
+    libtiff stops reading when it has enough pixels, and so compares no checksum; of JPEG data it drops the warnings.
+    """
+    check = {7: _check_jpeg, 8: _check_deflate, 32946: _check_deflate}.get(directory.number(COMPRESSION, 1))
+    starts, lengths = max((directory.numbers(start), directory.numbers(length)) for start, length in (STRIPS, TILES))
+    if check is None or sum(lengths) > directory.bytes:  # the latter is no whole file, or one that repeats itself
+        return
+    tables = directory.contents(TABLES)
+    for start, length in zip(starts, lengths, strict=False):
+        directory.file.seek(start)
+        check(directory.file.read(length), tables, directory)
+
+
+def _check_deflate(data: bytes, _: bytes, directory: Directory) -> None:
+    decompressor = zlib.decompressobj()
+    most = directory.number(WIDTH, 0) * directory.number(LENGTH, 0) * 64 + 2**20  # bytes; as of any strip
+    try:
+        while data and most > 0:
+            most -= len(decompressor.decompress(data, 2**20))
+            data = decompressor.unconsumed_tail
+    except zlib.error as error:
+        raise ValueError(f"corrupt TIFF data ({error})") from error
+
+
+def _check_jpeg(data: bytes, tables: bytes, directory: Directory) -> None:
+    whole = tables[:-2] + data[2:] if tables else data
+    if data:
+        width, height = Jpeg(io.BytesIO(whole)).size
+        if width * height <= 4 * (directory.number(WIDTH, 0) + 512) * (directory.number(LENGTH, 0) + 512):
+            Jpeg(io.BytesIO(whole)).load()
+
+
+def description(directory: Directory) -> str:
+    """What a TIFF is that is not read: `TIFF with 4 bands of 16 bits`."""
+    bits = directory.numbers(BITS, (1,))
+    bands = directory.number(BANDS, len(bits))
+    sample = SAMPLES.get(directory.number(FORMAT, 1), "")
+    of = " and ".join(dict.fromkeys(f"{sample}{one}" for one in bits))
+    return f"TIFF with {bands} {'band' if bands == 1 else 'bands'} of {of} bits"
