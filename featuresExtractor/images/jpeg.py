@@ -69,19 +69,16 @@ class Jpeg:
         try:
             return self._strictly(data)
         except ValueError:
-            clean = _without_metadata(bodies) + data[self.segments[-1].stop :]
-        try:
-            return self._strictly(clean)
-        except ValueError as error:
-            if "subsampling" in str(error):  # one that TurboJPEG has no name for: nothing tells whether it is whole
+            clean: bytes | None = _without_metadata(bodies) + data[self.segments[-1].stop :]
+        while clean is not None:  # libjpeg counts what it did not read ahead: padding goes in one or two steps
+            try:
+                return self._strictly(clean)
+            except ValueError as error:
+                reason = str(error)
+            if "subsampling" in reason:  # one that TurboJPEG has no name for: nothing tells whether it is whole
                 return _by_pillow(clean)
-            shorter = _without_padding(clean, str(error))
-            if shorter is None:
-                raise ValueError(_reason(error)) from error
-        try:
-            return self._strictly(shorter)
-        except ValueError as error:
-            raise ValueError(_reason(error)) from error
+            clean = _without_padding(clean, reason)
+        raise ValueError(_in_our_words(reason))
 
     def _strictly(self, data: bytes) -> Image.Image:
         """The image; ValueError for whatever libjpeg warns of."""
@@ -213,8 +210,7 @@ def _end(data: bytes) -> int | None:
     return None
 
 
-def _reason(error: ValueError) -> str:
-    message = str(error)
+def _in_our_words(message: str) -> str:
     if message.startswith("Premature end of"):
         return TRUNCATED
     return f"corrupt JPEG data (libjpeg: {message.removeprefix('Corrupt JPEG data: ')})"

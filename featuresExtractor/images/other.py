@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import re
 import struct
 from functools import cache
 from typing import IO
@@ -16,6 +18,9 @@ from featuresExtractor.images.png import Png
 
 REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others
 FIRST = ("JPEG", "MPO", "PNG")
+AVIF = (b"avif", b"avis", b"mif1", b"msf1")
+EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what Pillow logs of a file is in our reason, and not printed
 
 
 @cache
@@ -42,7 +47,7 @@ class Other:
         self.file = file
         head = file.read(16)
         self.directory = tiff.Directory(file) if head.startswith(tiff.MAGIC) else None
-        self.stream = tiff.without_metadata(file, self.directory) if self.directory else file
+        self.stream = tiff.without_metadata(file, self.directory) if self.directory else _without_exif(file, head)
         image = _opened(self.stream, head)
         if image is None:
             raise ValueError(_unknown(name, head, self.directory))
@@ -55,6 +60,8 @@ class Other:
             self.image.info.pop("xmp", None)  # Pillow would take the orientation from there
             if self.stream is not self.file:  # else Pillow turns it
                 self.orientation = known(self.directory.number(tiff.ORIENTATION, 1))
+                if profile := self.directory.profile():
+                    self.image.info["icc_profile"] = profile
         elif self.format == "ICO":
             self._check_icon()
         self.image.load()
@@ -71,6 +78,18 @@ class Other:
         body = self.file.read(entry.size)
         if body.startswith(PNG):
             Png(io.BytesIO(body)).load()
+
+
+def _without_exif(file: IO[bytes], head: bytes) -> IO[bytes]:
+    """Of an AVIF the same one without EXIF, which libavif refuses to pass over where it is broken; how the image is to
+    be turned stands elsewhere."""
+    if head[4:8] != b"ftyp" or head[8:12] not in AVIF:
+        return file
+    file.seek(0)
+    data = file.read()
+    place = max(0, data.find(b"meta", 0, 2**16) - 4)  # the box of metadata: its length, its name
+    stop = place + int.from_bytes(data[place : place + 4])
+    return io.BytesIO(data[:place] + EXIF_ITEM.sub(rb"\1none", data[place:stop]) + data[stop:])
 
 
 def _opened(file: IO[bytes], head: bytes) -> Image.Image | None:

@@ -15,8 +15,8 @@ WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, BANDS, FORMAT, PROFI
     *(256, 257, 258, 259, 262, 274, 277, 339, 34675),
 )
 STRIPS, TILES, TABLES = (273, 279), (324, 325), 347  # where they are in the file, and their bytes
-PIXELS = {254, 255, *range(256, 260), 262, 266, 273, *range(277, 282), 284, 290, 291, 292, 293, 297, 317, 320}
-PIXELS |= {*range(322, 326), 332, *range(338, 343), TABLES, *range(512, 522), *range(529, 533), PROFILE, 50674}
+PIXELS = {*range(256, 260), 262, 266, 273, *range(277, 282), 284, 290, 291, 292, 293, 297, 317, 320}
+PIXELS |= {*range(322, 326), 332, *range(338, 343), TABLES, *range(512, 522), *range(529, 533), 50674}
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 SAMPLES = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
@@ -78,15 +78,17 @@ class Directory:
 
     def alone(self, file: bytes) -> bytes:
         """The file with a directory of nothing but the tags that make the pixels, in their order, behind its end."""
-        kept = [entry for tag, entry in sorted(self.entries.items()) if tag in PIXELS and self._useful(tag)]
+        kept = [entry for tag, entry in sorted(self.entries.items()) if tag in PIXELS]
         start = len(file) + -len(file) % 8
         place, count = ("Q", "Q") if self.big else ("I", "H")
         head = file[: 8 if self.big else 4] + struct.pack(self.order + place, start)
         body = struct.pack(self.order + count, len(kept)) + b"".join(kept) + struct.pack(self.order + place, 0)
         return head + file[len(head) :].ljust(start - len(head), b"\0") + body
 
-    def _useful(self, tag: int) -> bool:
-        return tag != PROFILE or bool(self.contents(tag))
+    def profile(self) -> bytes:
+        """The colour profile; empty where there is none."""
+        kind = self.entry.unpack(self.entries[PROFILE])[1] if PROFILE in self.entries else 0
+        return self.contents(PROFILE) if kind in (1, 7) else b""
 
 
 def without_metadata(file: IO[bytes], directory: Directory) -> IO[bytes]:
