@@ -24,7 +24,7 @@ SOI, EOI, SOS, COM, APP0, APP1, APP2, APP14, APP15 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE
 ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # those that hold width and height
 KINDS = {1: ("L", "GRAY"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK")}
-"""Components -> Pillow's mode and simplejpeg's colours."""
+"""Components -> Pillow's mode and simplejpeg's name of it."""
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 MOST_JUNK = 2**16  # bytes between two segments
 SLACK = 16  # bytes that libjpeg reads ahead, and then does not count as padding
@@ -56,8 +56,10 @@ class Jpeg:
 
     def load(self) -> Image.Image:
         """Return the pixels, as stored: L, RGB or CMYK. ValueError for corrupt data."""
+        most = self.segments[-1].stop + 16 * self.size[0] * self.size[1] + 2**20  # bytes; what is behind is no pixels
+        length = min(most, self.file.seek(0, io.SEEK_END))
         self.file.seek(0)
-        data = self.file.read(self.segments[-1].stop + 16 * self.size[0] * self.size[1] + 2**20)  # more is no pixels
+        data = self.file.read(length)
         bodies = [(segment.marker, data[segment.start : segment.stop]) for segment in self.segments]
         self.orientation = orientation_of(_joined(bodies, APP1, b"Exif\0\0"))
         image = self._decoded(data, bodies)
@@ -83,13 +85,15 @@ class Jpeg:
     def _strictly(self, data: bytes) -> Image.Image:
         """The image; ValueError for whatever libjpeg warns of."""
         mode, colors = KINDS[self.components]
-        room = np.empty((self.size[1], self.size[0], self.components), np.uint8)
+        room = np.empty(
+            (self.size[1], self.size[0], self.components), np.uint8
+        )  # for no more pixels than the header says
         pixels = simplejpeg.decode_jpeg(data, colors, buffer=room, strict=True)
         if pixels.shape != room.shape:
             raise ValueError("its headers contradict each other")
         if mode == "CMYK":
             np.invert(pixels, out=pixels)  # as Pillow has them: 0 is no ink
-        return Image.frombuffer(mode, self.size, pixels, "raw", mode, 0, 1)
+        return Image.frombuffer(mode, self.size, room, "raw", mode, 0, 1)
 
 
 def _by_pillow(data: bytes) -> Image.Image:

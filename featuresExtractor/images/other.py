@@ -20,7 +20,9 @@ REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscri
 FIRST = ("JPEG", "MPO", "PNG")
 AVIF = (b"avif", b"avis", b"mif1", b"msf1")
 EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what Pillow logs of a file is in our reason, and not printed
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # what Pillow logs of a file is in our reason, and not printed
 
 
 @cache
