@@ -17,7 +17,7 @@ from common.errors import InputError, printable
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a link of that name, which might lead anywhere, is not opened
 MOST_JSON = 2**28  # bytes
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow", "simplejpeg")
 
 
 @contextmanager

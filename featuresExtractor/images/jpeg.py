@@ -97,8 +97,11 @@ class Jpeg:
 
 
 def _by_pillow(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        image.load()
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            image.load()
+    except OSError as error:
+        raise ValueError(f"corrupt JPEG data ({error})") from error
     return image
 
 

@@ -111,5 +111,5 @@ def _unknown(name: str, head: bytes, directory: tiff.Directory | None) -> str:
     """Why a file is not read."""
     if directory:
         return f"{tiff.description(directory)} is not read here; save it as PNG, or as TIFF with 1 or 3 bands of 8 bits"
-    # TODO: where images/kinds.py is, its reason_not_read(name, head) comes first
-    return "not an image in a format that is known here"
+    # images/kinds.py: `reason_not_read(name, head)` belongs here, before this fallback; `name` is for it
+    return "not a picture in a format that is known here"

@@ -227,24 +227,3 @@ def test_integers_beyond_16_bits_are_refused(value: int) -> None:
 def test_floats_are_refused() -> None:
     with pytest.raises(ValueError, match="pixels of mode F have no known range; save it as an 8- or 16-bit picture"):
         to_rgb(Image.new("F", (2, 2), 0.5))
-
-
-TRANSPOSED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
-    7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
-    8: lambda a: a.transpose(1, 0, 2)[::-1],
-}
-"""What each orientation of the EXIF standard asks for, in numpy."""
-
-
-@pytest.mark.parametrize("orientation", TRANSPOSED)
-def test_picture_stands_upright_as_its_exif_says(orientation: int) -> None:
-    image, exif = random_rgb((5, 3)), Image.Exif()
-    exif[0x0112] = orientation
-    opened = saved(image, "PNG", exif=exif)
-    assert np.array_equal(np.asarray(to_rgb(opened)), TRANSPOSED[orientation](np.asarray(image)))

@@ -29,7 +29,7 @@ def fault(path: Path) -> str:
     """Why a picture is refused, by its header alone as well as when it is read."""
     reasons = []
     for look in (check_picture, read_picture):
-        with pytest.raises((ValueError, OSError, Image.DecompressionBombError)) as caught:
+        with pytest.raises((ValueError, OSError)) as caught:
             look(path, SMALL)
         reasons.append(reason_of(caught.value, path))
     assert reasons[0] == reasons[1]
@@ -125,7 +125,7 @@ def test_check_of_a_whole_picture_decodes_nothing(
     def refuse(*_: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(pictures, "prepare", refuse)
+    monkeypatch.setattr(pictures, "decode_picture", refuse)
     check_picture(path, SMALL)
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(AssertionError, match="decoded"):
@@ -135,7 +135,9 @@ def test_check_of_a_whole_picture_decodes_nothing(
 @pytest.mark.parametrize("name", ["bomb.ppm", "bomb.png"])
 def test_header_that_promises_too_many_pixels_is_refused_before_any_is_made(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"P6 100000 100000 255\n")
-    assert fault(tmp_path / name).startswith("Image size (10000000000 pixels) exceeds limit")
+    assert fault(tmp_path / name) == (
+        "100000 x 100000 pixels are more than the 178,956,970 that are read; --max-pixels 10000000000 admits this image"
+    )
 
 
 def test_picture_too_narrow_to_resize_is_refused(tmp_path: Path) -> None:
