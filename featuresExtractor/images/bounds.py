@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -16,6 +17,7 @@ class Bound(int):
         return int(self)
 
 
+SMALLEST = 2**24  # pixels; what is made of an image here stays below, whatever bound a user sets
 _lock = Lock()
 _active: list[int] = []
 _pillows = [Image.MAX_IMAGE_PIXELS]
@@ -30,19 +32,26 @@ def admit(size: tuple[int, int], most: int) -> None:
 
 @contextmanager
 def bounded(most: int) -> Iterator[None]:
-    """Let Pillow admit images of at least `most` pixels meanwhile, in all threads, and warn of none.
+    """Let Pillow admit images of up to `most` pixels meanwhile, in all threads, and warn of none.
 
-    Pillow's bound is one for the whole process; of several at a time the highest holds. What Pillow does not open by
-    itself, and every image that it did open, is for `admit` to judge.
+    Pillow's bound is one for the whole process; of several at a time the highest holds. It concerns images within files
+    (of an icon, say); what is known when a file is opened is for `admit` to judge. ValueError where Pillow refuses.
     """
     with _lock:
         if not _active:
             _pillows[0] = Image.MAX_IMAGE_PIXELS
         _active.append(most)
-        Image.MAX_IMAGE_PIXELS = Bound(max(*_active, 178_956_970))
+        Image.MAX_IMAGE_PIXELS = Bound(max(*_active, SMALLEST))
     try:
         yield
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"an image in it has more than the {most:,} pixels that are read; see --max-pixels") from error
     finally:
         with _lock:
             _active.remove(most)
-            Image.MAX_IMAGE_PIXELS = _pillows[0] if not _active else Bound(max(*_active, 178_956_970))
+            Image.MAX_IMAGE_PIXELS = Bound(max(*_active, SMALLEST)) if _active else _pillows[0]
+
+
+def bound() -> int:
+    """Return the highest of the bounds that hold now."""
+    return max(_active, default=sys.maxsize)

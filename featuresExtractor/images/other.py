@@ -12,9 +12,8 @@ from typing import IO
 from PIL import Image
 
 from featuresExtractor.images import tiff
+from featuresExtractor.images.bounds import admit, bound
 from featuresExtractor.images.orientation import known, orientation_of
-from featuresExtractor.images.png import MAGIC as PNG
-from featuresExtractor.images.png import Png
 
 REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others
 FIRST = ("JPEG", "MPO", "PNG")
@@ -47,7 +46,9 @@ class Other:
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self.file = file
-        head = file.read(16)
+        head = file.read(30)
+        if size := _webp_size(head):
+            admit(size, bound())  # since to open one is to make room for its pixels
         self.directory = tiff.Directory(file) if head.startswith(tiff.MAGIC) else None
         self.stream = tiff.without_metadata(file, self.directory) if self.directory else _without_exif(file, head)
         image = _opened(self.stream, head)
@@ -64,22 +65,23 @@ class Other:
                 self.orientation = known(self.directory.number(tiff.ORIENTATION, 1))
                 if profile := self.directory.profile():
                     self.image.info["icc_profile"] = profile
-        elif self.format == "ICO":
-            self._check_icon()
         self.image.load()
         exif = self.image.info.get("exif", b"")
         if not self.directory and isinstance(exif, bytes):
             self.orientation = orientation_of(exif)
         return self.image
 
-    def _check_icon(self) -> None:
-        """ValueError for a PNG in an icon that is corrupt: of that Pillow compares no checksum."""
-        icon = self.image.ico  # type: ignore[attr-defined]
-        entry = icon.entry[icon.getentryindex(self.size)]
-        self.file.seek(entry.offset)
-        body = self.file.read(entry.size)
-        if body.startswith(PNG):
-            Png(io.BytesIO(body)).load()
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP by its first 30 bytes; None for other files."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return None
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
 def _without_exif(file: IO[bytes], head: bytes) -> IO[bytes]:
@@ -99,7 +101,8 @@ def _opened(file: IO[bytes], head: bytes) -> Image.Image | None:
     for name in formats():
         factory, accept = Image.OPEN[name]
         try:
-            if accept is None or accept(head) is True:
+            taken = accept is None or accept(head[:16])
+            if taken and not isinstance(taken, str):  # a string says what Pillow was built without
                 file.seek(0)
                 return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):

@@ -62,7 +62,7 @@ class Png:
             pixels += length if kind == b"IDAT" else 0
             if pixels > most:
                 raise ValueError("corrupt PNG data (far more data than pixels)")
-            if kind in PIXELS:
+            if kind in PIXELS and not (pixels and kind in (b"PLTE", b"tRNS")):  # these are for what comes after them
                 used.append((kind, _body(self.file, kind, start, length)))
             elif length < MOST_METADATA and kind not in dict(used) and _wanted(self.file, kind):
                 used += _sound(self.file, kind, start, length)

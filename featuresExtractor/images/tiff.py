@@ -36,8 +36,10 @@ class Directory:
         self.entry = struct.Struct(self.order + ("HHQ8s" if self.big else "HHI4s"))
         try:
             self.entries = self._entries(head)
-        except (struct.error, OSError, ValueError) as error:
-            raise ValueError("corrupt TIFF (its directory is not where the header says)") from error
+        except (struct.error, OSError, ValueError, OverflowError):
+            self.entries = {}
+        if WIDTH not in self.entries:
+            raise ValueError("corrupt TIFF (no directory where the header says)")
 
     def _entries(self, head: bytes) -> dict[int, bytes]:
         """Tag -> entry; of two of the same tag the first one."""
