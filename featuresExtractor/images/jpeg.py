@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from featuresExtractor.images.orientation import orientation_of
 
@@ -100,6 +100,8 @@ def _by_pillow(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             image.load()
+    except UnidentifiedImageError as error:
+        raise ValueError("corrupt JPEG data (its headers)") from error
     except OSError as error:
         raise ValueError(f"corrupt JPEG data ({error})") from error
     return image

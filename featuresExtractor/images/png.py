@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from featuresExtractor.images.orientation import orientation_of
 
@@ -49,6 +49,8 @@ class Png:
         try:
             with Image.open(io.BytesIO(_stream(chunks)), formats=["PNG"]) as image:
                 image.load()
+        except UnidentifiedImageError as error:
+            raise ValueError("corrupt PNG data (its headers)") from error
         except (OSError, SyntaxError) as error:
             raise ValueError(f"corrupt PNG data ({error})") from error
         image.info |= _info(chunks)
