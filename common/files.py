@@ -16,7 +16,7 @@ from common.errors import InputError, printable
 from common.system import sync_folder as sync_folder  # for those who write files of their own
 
 MOST_JSON = 2**28  # bytes
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow", "simplejpeg")
 
 
 @contextmanager

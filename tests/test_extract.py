@@ -323,7 +323,7 @@ def test_unreadable_pictures_and_orphans_are_left_out_and_told_when_asked_for(
     assert facts(told)["written"] == 3
     assert facts(told)["skipped"] == [
         {"name": "left/alone.png", "reason": "no image of the same name on the other side"},
-        {"name": "right/a1.png", "reason": "not a picture in a format that is known here"},
+        {"name": "right/a1.png", "reason": "not an image in a format that is known here"},
     ]
 
 

@@ -9,12 +9,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from featuresExtractor.images.kinds import formats
+from featuresExtractor.images import jpeg, png
+from featuresExtractor.images.bounds import admit, bounded
+from featuresExtractor.images.orientation import upright
+from featuresExtractor.images.other import Other
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.images.values import to_rgb
 from featuresExtractor.transforms import Preprocessing, prepare, resized_to
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGE = 2**24  # pixels; of pictures beyond it only one is decoded at a time, so that they do not fill the memory
-ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 """What stands at the end of a file that was not cut, and only there; files of other formats are read to be sure."""
 TAIL = 2048  # bytes in which the end is looked for, since programs append things
 KINDS = {
@@ -34,17 +37,6 @@ KINDS = {
     stat.S_IFCHR: "a device",
 }
 
-ORIENTATION = 0x0112
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What each orientation of the EXIF standard asks for."""
 
 _large = Lock()
 
@@ -57,11 +49,28 @@ class Decoded:
     remarks: tuple[str, ...] = ()
 
 
+class Opened(Protocol):
+    """The first image of a file, of which the header was read and no more."""
+
+    format: str
+    size: tuple[int, int]
+    """Width and height as stored."""
+
+    @property
+    def orientation(self) -> int:
+        """How it is to be seen, 1 to 8 as in EXIF; known when the pixels were read."""
+        ...
+
+    def image(self) -> Image.Image:
+        """Return the pixels as stored, not loaded yet where Pillow is to decode them. ValueError for corrupt data."""
+        ...
+
+
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
-    """The opened picture, of which the header was read and no more. ValueError or OSError says what is wrong."""
-    with _opened(path) as file, _image(file) as image:
-        yield image
+def open_picture(path: Path) -> Iterator[Opened]:
+    """The opened image, of which the header was read and no more. ValueError or OSError says what is wrong."""
+    with _opened(path) as file:
+        yield _image(file, path.name)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -77,11 +86,12 @@ def _opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _image(file: IO[bytes]) -> Image.Image:
-    try:
-        return Image.open(file, formats=formats())
-    except UnidentifiedImageError as error:
-        raise ValueError("not a picture in a format that is known here") from error
+def _image(file: IO[bytes], name: str) -> Opened:
+    head = file.read(8)
+    file.seek(0)
+    if head.startswith(jpeg.MAGIC):
+        return jpeg.Jpeg(file)
+    return png.Png(file) if head == png.MAGIC else Other(file, name)
 
 
 def read_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> NDArray[np.uint8]:
@@ -90,29 +100,48 @@ def read_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = 
 
 
 def decode_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> Decoded:
-    """Decode and prepare the first frame of an image file; any exception says what is wrong."""
-    with open_picture(path) as image, _turn(image):
-        rgb, remarks = to_rgb(image, decoding)
-        turned = TURNS.get(image.getexif().get(ORIENTATION, 1))
-        return Decoded(prepare(rgb.transpose(turned) if turned is not None else rgb, preprocessing), remarks)
+    """Decode and prepare the first image of a file; any exception says what is wrong."""
+    with bounded(decoding.max_pixels), open_picture(path) as opened:
+        _admit(opened.size, preprocessing, decoding)
+        with _turn(opened.size), faults_named(opened.format):
+            image = opened.image()
+            _admit(image.size, preprocessing, decoding)  # an icon's image may be larger than the icon says
+            rgb, remarks = to_rgb(image, decoding)
+            return Decoded(prepare(upright(rgb, opened.orientation), preprocessing), remarks)
 
 
-def _turn(image: Image.Image) -> AbstractContextManager[object]:
-    return _large if image.width * image.height > LARGE else nullcontext()
+@contextmanager
+def faults_named(kind: str) -> Iterator[None]:
+    """Turn what Pillow's decoders raise into a ValueError that says which kind of data is corrupt."""
+    try:
+        yield
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"corrupt {kind} data ({error})") from error
 
 
 def check_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> None:
-    """Raises what `read_picture` would, as far as the header tells; a file that seems to be cut is read to its end."""
-    with _opened(path) as file, _image(file) as image:
-        resized_to(image.size, preprocessing)
-        end = ENDS.get(image.format or "")
+    """Raise what `decode_picture` would, as far as the header tells; a file that seems to be cut is read to its end."""
+    with bounded(decoding.max_pixels), _opened(path) as file:
+        opened = _image(file, path.name)
+        _admit(opened.size, preprocessing, decoding)
+        end = ENDS.get(opened.format)
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         whole = end is not None and end in file.read()
     if not whole:
-        read_picture(path, preprocessing, decoding)
+        decode_picture(path, preprocessing, decoding)
+
+
+def _admit(size: tuple[int, int], preprocessing: Preprocessing, decoding: Decoding) -> None:
+    """ValueError for an image of too many pixels, or one that is too narrow."""
+    admit(size, decoding.max_pixels)
+    resized_to(size, preprocessing)
+
+
+def _turn(size: tuple[int, int]) -> AbstractContextManager[object]:
+    return _large if size[0] * size[1] > LARGE else nullcontext()
 
 
 def reason_of(error: Exception, path: Path) -> str:
-    """Why a picture could not be read, in one line without its path."""
-    told = " ".join(str(error).split()) or type(error).__name__
-    return told.replace(f" {str(path)!r}", "")
+    """Why an image could not be read, in one line without its path."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message.replace(f" {str(path)!r}", "")

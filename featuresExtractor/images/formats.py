@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from featuresExtractor.images import jpeg2000, png, tiff
+from featuresExtractor.images import jpeg2000, png_numbers, tiff_numbers
 from featuresExtractor.images.meaning import UNSTATED, Alpha, Coarse, Deep, Meaning
 from featuresExtractor.images.ranges import fixed, full, unknown
 
@@ -154,10 +154,10 @@ READERS = {
     "FITS": _fits,
     "ICO": _doubtful,
     "JPEG2000": jpeg2000.meaning,
-    "PNG": png.meaning,
+    "PNG": png_numbers.meaning,
     "PPM": _ppm,
     "PSD": _psd,
     "SGI": _sgi,
     "TGA": _tga,
-    "TIFF": tiff.meaning,
+    "TIFF": tiff_numbers.meaning,
 }

@@ -1,192 +1,149 @@
-"""What a TIFF says about its numbers, beyond what Pillow heeds. Numbers of tags are those of TIFF 6.0."""
+"""TIFF files: what of their tags makes the pixels, whether the compressed data is whole, and what a file is that is not
+read. Tags as in TIFF 6.0 and its supplements."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+import io
+import struct
+import zlib
+from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImagePalette, TiffImagePlugin
+from featuresExtractor.images.jpeg import Jpeg
 
-from featuresExtractor.images.again import NATIVE, Layout, lay_out, sixteen_bits
-from featuresExtractor.images.meaning import UNSTATED, Alpha, Coarse, Deep, Meaning
-from featuresExtractor.images.ranges import RangeOf, fixed, full, stated, unknown
-
-WIDTH, LENGTH, BITS, PHOTOMETRIC, FILL_ORDER, SAMPLES, STRIP_BYTES, PLANES = 256, 257, 258, 262, 266, 277, 279, 284
-LOWEST, HIGHEST, COLOR_MAP, INK_SET, EXTRA, FORMAT, SMALLEST, LARGEST = 280, 281, 320, 332, 338, 339, 340, 341
-COEFFICIENTS, SUBSAMPLING, BLACK_WHITE = 529, 530, 532
-WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 2, 3, 5, 6, 8
-COLORS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3}  # channels; one in all others
-UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-REC_601 = (0.299, 0.587, 0.114)
-NO_HEADROOM = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
-KINDS = {
-    (UNSIGNED, 12): "12-bit integers",
-    (UNSIGNED, 16): "16-bit integers",
-    (UNSIGNED, 32): "32-bit integers",
-    (SIGNED, 8): "signed 8-bit integers",
-    (SIGNED, 16): "signed 16-bit integers",
-    (SIGNED, 32): "signed 32-bit integers",
-    (FLOAT, 32): "32-bit floats",
-}
-NATIVE_NUMBERS = {
-    "I;16S": "I;16NS",
-    "I;16BS": "I;16NS",
-    "I;32S": "I;32NS",
-    "I;32BS": "I;32NS",
-    "F;32F": "F;32NF",
-    "F;32BF": "F;32NF",
-}
-APART = "TIFF with PlanarConfiguration 2 of a kind that is not read; save it with interleaved channels"
-BLACK_WHITE_IGNORED = "the values of black and white that the file states (ReferenceBlackWhite) are not applied"
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, BANDS, FORMAT, PROFILE = (
+    *(256, 257, 258, 259, 262, 274, 277, 339, 34675),
+)
+STRIPS, TILES, TABLES = (273, 279), (324, 325), 347  # where they are in the file, and their bytes
+PIXELS = {*range(256, 260), 262, 266, 273, *range(277, 282), 284, 290, 291, 292, 293, 297, 317, 320}
+PIXELS |= {*range(322, 326), 332, *range(338, 343), TABLES, *range(512, 522), *range(529, 533), 50674}
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+SAMPLES = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
+MOST_IN_MEMORY = 2**27  # bytes of a file
 
 
-class Tags:
-    """The tags of a TIFF that say how its samples are stored."""
+class Directory:
+    """The first directory of a TIFF or BigTIFF; ValueError where there is none."""
 
-    def __init__(self, image: TiffImagePlugin.TiffImageFile) -> None:
-        self.all: Any = image.tag_v2
-        self.photometric: int | None = self.all.get(PHOTOMETRIC)
-        self.bits: int = self.values(BITS, 1)[0]
-        self.format: int = self.values(FORMAT, UNSIGNED)[0]
-        self.samples: int = self.values(SAMPLES, 1)[0]
-        self.planes: int = self.all.get(PLANES, 1)
-        self.apart = self.planes == 2 and self.samples > 1
-        self.compressed = bool(image.tile) and image.tile[0][0] == "libtiff"
-        self.ends = "16B" if self.all.prefix == b"MM" else "16L"
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.bytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        head = file.read(16)
+        self.order = "<" if head[:2] == b"II" else ">"
+        self.big = head[2:4] in (b"+\0", b"\0+")
+        self.entry = struct.Struct(self.order + ("HHQ8s" if self.big else "HHI4s"))
+        try:
+            self.entries = self._entries(head)
+        except (struct.error, OSError, ValueError, OverflowError):
+            self.entries = {}
+        if WIDTH not in self.entries:
+            raise ValueError("corrupt TIFF (no directory where the header says)")
 
-    def values(self, tag: int, *default: Any) -> tuple[Any, ...]:
-        """Return all values of a tag."""
-        found = self.all.get(tag, default)
-        return found if isinstance(found, tuple) else (found,)
+    def _entries(self, head: bytes) -> dict[int, bytes]:
+        """Tag -> entry; of two of the same tag the first one."""
+        (start,) = struct.unpack_from(self.order + ("Q" if self.big else "I"), head, 8 if self.big else 4)
+        self.file.seek(start)
+        (count,) = struct.unpack(self.order + ("Q" if self.big else "H"), self.file.read(8 if self.big else 2))
+        body = self.file.read(min(count, 2**16) * self.entry.size)
+        entries: dict[int, bytes] = {}
+        for place in range(0, len(body) - self.entry.size + 1, self.entry.size):
+            entries.setdefault(self.entry.unpack_from(body, place)[0], body[place : place + self.entry.size])
+        return entries
+
+    def contents(self, tag: int) -> bytes:
+        """The bytes of a tag's values; none where the tag is missing or leads out of the file."""
+        if tag not in self.entries:
+            return b""
+        _, kind, count, field = self.entry.unpack(self.entries[tag])
+        length = SIZES.get(kind, 0) * count
+        if length <= len(field):
+            return bytes(field[:length])
+        (start,) = struct.unpack(self.order + ("Q" if self.big else "I"), field)
+        if start + length > self.bytes:
+            return b""
+        self.file.seek(start)
+        return self.file.read(length)
+
+    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The values of a tag of whole numbers."""
+        kind = self.entry.unpack(self.entries[tag])[1] if tag in self.entries else 0
+        contents = self.contents(tag)
+        if kind not in INTEGERS or not contents:
+            return default
+        return struct.unpack(f"{self.order}{len(contents) // SIZES[kind]}{INTEGERS[kind]}", contents)
+
+    def number(self, tag: int, default: int) -> int:
+        """The first value of a tag of whole numbers."""
+        return self.numbers(tag, (default,))[0]
+
+    def alone(self, file: bytes) -> bytes:
+        """The file with a directory of nothing but the tags that make the pixels, in their order, behind its end."""
+        kept = [entry for tag, entry in sorted(self.entries.items()) if tag in PIXELS]
+        start = len(file) + -len(file) % 8
+        place, count = ("Q", "Q") if self.big else ("I", "H")
+        head = file[: 8 if self.big else 4] + struct.pack(self.order + place, start)
+        body = struct.pack(self.order + count, len(kept)) + b"".join(kept) + struct.pack(self.order + place, 0)
+        return head + file[len(head) :].ljust(start - len(head), b"\0") + body
+
+    def profile(self) -> bytes:
+        """The colour profile; empty where there is none."""
+        kind = self.entry.unpack(self.entries[PROFILE])[1] if PROFILE in self.entries else 0
+        return self.contents(PROFILE) if kind in (1, 7) else b""
 
 
-def meaning(image: Image.Image) -> Meaning:
-    """Return what an opened TIFF says, and set right how Pillow is about to decode it.
+def without_metadata(file: IO[bytes], directory: Directory) -> IO[bytes]:
+    """The file of pixels alone, in memory; a file too large for that as it is."""
+    if directory.bytes > MOST_IN_MEMORY:
+        return file
+    file.seek(0)
+    return io.BytesIO(directory.alone(file.read()))
 
-    Raises ValueError for what Pillow would take for something else.
+
+def check_data(directory: Directory) -> None:
+    """ValueError for strips or tiles of which the checksum (Deflate) or the decoder (JPEG) says that they are corrupt.
+
+    libtiff stops reading when it has enough pixels, and so compares no checksum; of JPEG data it drops the warnings.
     """
-    assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    tags = Tags(image)
-    _check(tags)
-    if tags.photometric == PALETTE:
-        _correct_palette(image, tags)
-    alpha, remarks = _alpha(tags)
-    if tags.bits == 16 and tags.apart and tags.compressed and image.mode == "RGB":
-        return Meaning(alpha=alpha, coarse=Coarse("compressed TIFF with PlanarConfiguration 2"), remarks=remarks)
-    if (tags.format, tags.bits) in KINDS:
-        return Meaning(_deep(image, tags), alpha, remarks=remarks)
-    lay_out(image, _layout(image, tags))
-    return Meaning(alpha=alpha, remarks=remarks)
+    check = {7: _check_jpeg, 8: _check_deflate, 32946: _check_deflate}.get(directory.number(COMPRESSION, 1))
+    starts, lengths = max((directory.numbers(start), directory.numbers(length)) for start, length in (STRIPS, TILES))
+    if check is None or sum(lengths) > directory.bytes:  # the latter is no whole file, or one that repeats itself
+        return
+    tables = directory.contents(TABLES)
+    for start, length in zip(starts, lengths, strict=False):
+        directory.file.seek(start)
+        check(directory.file.read(length), tables, directory)
 
 
-def _check(tags: Tags) -> None:
-    if tags.photometric is None:
-        raise ValueError("TIFF that does not say what its numbers mean (no PhotometricInterpretation)")
-    if tags.photometric == CMYK and tags.all.get(INK_SET, 1) != 1:
-        raise ValueError("TIFF of other inks than cyan, magenta, yellow and black")
-    if tags.photometric == YCBCR and tags.samples > 3:
-        raise ValueError("YCbCr TIFF with extra samples; save it as RGB")
-    if tags.photometric == YCBCR and not tags.compressed:
-        _check_ycbcr(tags)
+def _check_deflate(data: bytes, _: bytes, directory: Directory) -> None:
+    decompressor = zlib.decompressobj()
+    most = directory.number(WIDTH, 0) * directory.number(LENGTH, 0) * 64 + 2**20  # bytes; as of any strip
+    try:
+        while data and most > 0:
+            most -= len(decompressor.decompress(data, 2**20))
+            data = decompressor.unconsumed_tail
+    except zlib.error as error:
+        raise ValueError(f"corrupt TIFF data ({error})") from error
 
 
-def _check_ycbcr(tags: Tags) -> None:
-    """Raise ValueError unless the colours are whole and of Rec. 601; what is compressed is converted by libtiff."""
-    whole = SUBSAMPLING not in tags.all and sum(tags.values(STRIP_BYTES)) >= 3 * tags.all[WIDTH] * tags.all[LENGTH]
-    if not whole and tags.values(SUBSAMPLING, 2, 2) != (1, 1):
-        raise ValueError("uncompressed YCbCr TIFF with subsampled colours; save it as RGB")
-    of_601 = np.allclose(_numbers(tags.values(COEFFICIENTS, *REC_601)), REC_601, atol=1e-4)
-    if not of_601 or _numbers(tags.values(BLACK_WHITE, *NO_HEADROOM)) != NO_HEADROOM:
-        raise ValueError("uncompressed YCbCr TIFF of unusual coefficients, black or white; save it as RGB")
+def _check_jpeg(data: bytes, tables: bytes, directory: Directory) -> None:
+    if not data:  # a tile that is left out
+        return
+    try:
+        image = Jpeg(io.BytesIO(tables[:-2] + data[2:] if tables else data))
+        most = 4 * (directory.number(WIDTH, 0) + 512) * (directory.number(LENGTH, 0) + 512)
+        if image.size[0] * image.size[1] <= most:
+            image.image()
+    except ValueError as error:
+        if "not read here" not in str(error):  # what libtiff makes of such data is for it to say
+            raise
 
 
-def _numbers(values: tuple[Any, ...]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
-
-
-def _correct_palette(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> None:
-    """Take colours for 8-bit ones where none is above 255, as libtiff does: some programs write them so."""
-    colors = tags.values(COLOR_MAP)
-    if colors and max(colors) < 256:
-        image.palette = ImagePalette.raw("RGB;L", bytes(colors))
-
-
-def _alpha(tags: Tags) -> tuple[Alpha, tuple[str, ...]]:
-    """Return what the channel behind the colours is, and remarks. Pillow takes one without ExtraSamples for opacity."""
-    alpha = {1: Alpha.PREMULTIPLIED, 2: Alpha.STRAIGHT}.get(tags.values(EXTRA, 0)[0], Alpha.NONE)
-    if alpha is Alpha.PREMULTIPLIED and tags.apart and tags.compressed:
-        alpha = Alpha.STRAIGHT  # Pillow divides these, whatever their rawmode says
-    extra = tags.samples - COLORS.get(tags.photometric or 0, 1) - (alpha is not Alpha.NONE)
-    remarks = [UNSTATED] * (extra > 0)
-    if tags.photometric == RGB and BLACK_WHITE in tags.all:
-        usual = (0.0, float((1 << tags.bits) - 1)) * 3
-        remarks += [BLACK_WHITE_IGNORED] * (_numbers(tags.values(BLACK_WHITE)) != usual)
-    return alpha, tuple(remarks)
-
-
-def _deep(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> Deep:
-    layout, mode = _layout(image, tags), image.mode
-    if len(image.getbands()) > 1:
-        return Deep(partial(sixteen_bits, image, layout), mode=mode, range_of=_range_of(tags))
-    lay_out(image, layout)
-    kind = KINDS[tags.format, tags.bits]
-    return Deep(partial(_grey, image, tags), kind, "L", _range_of(tags), tags.photometric == WHITE_IS_ZERO)
-
-
-def _grey(image: Image.Image, tags: Tags) -> NDArray[Any]:
-    """Return grey samples (H, W); Pillow gives unsigned 32-bit and signed 8-bit ones as if they were the other kind."""
-    values = np.asarray(image)
-    views: dict[tuple[int, int], type[np.generic]] = {(UNSIGNED, 32): np.uint32, (SIGNED, 8): np.int8}
-    return values.view(views.get((tags.format, tags.bits), values.dtype))
-
-
-def _range_of(tags: Tags) -> RangeOf:
-    """Return the function for the range of the samples: as the tags state it, or else as the kind of number has it."""
-    own = {(UNSIGNED, 16): full, (UNSIGNED, 12): fixed(0, 4095)}.get((tags.format, tags.bits), unknown)
-    whole = (0.0, float((1 << tags.bits) - 1))
-    for lowest, highest, statistics in ((LOWEST, HIGHEST, True), (SMALLEST, LARGEST, False)):
-        lows, highs = _numbers(tags.values(lowest, *[0] * (tags.format == UNSIGNED))), _numbers(tags.values(highest))
-        if lows and highs and min(lows) < max(highs) and (min(lows), max(highs)) != whole:
-            own = stated((min(lows), max(highs)), statistics, own)
-    return own
-
-
-def _layout(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> Layout:
-    """Return how the bytes are laid out: premultiplied colours as they are, planes by their own names, and 16-bit
-    colours and wide numbers in the order of bytes that they are in, which after decompression is the machine's."""
-    if tags.planes == 2 and (tags.apart or not tags.compressed):
-        return _planes(image, tags)
-    if tags.bits == 16 and len(image.getbands()) > 1:
-        ends = NATIVE if tags.compressed else tags.ends
-        return lambda _number, own: f"{_straight(own).split(';')[0]};{ends}"
-    if tags.compressed:
-        return lambda _number, own: NATIVE_NUMBERS.get(own, _straight(own))
-    return lambda _number, own: _straight(own)
-
-
-def _straight(rawmode: str) -> str:
-    return rawmode.replace("RGBa", "RGBA")
-
-
-def _planes(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> Layout:
-    """Return the layout of planes that are stored one after another."""
-    if tags.compressed:
-        of_eight_bits = ["CMYK", *["RGBA"] * bool(tags.values(EXTRA))] if tags.bits == 8 else []
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "F", "RGB", *of_eight_bits):
-            raise ValueError(APART)
-        return lambda _number, own: _straight(own)
-    if tags.samples == 1:
-        return lambda _number, _own: _whole_rawmode(tags)
-    if image.mode not in ("RGB", "RGBA", *["CMYK"] * (tags.bits == 8)) or len(image.tile) % tags.samples:
-        raise ValueError(APART)
-    each, ends = len(image.tile) // tags.samples, f";{tags.ends}" if tags.bits == 16 else ""
-    names = [*image.mode, *[""] * tags.samples]  # planes behind the colours are skipped
-    return lambda number, _own: names[number // each] and names[number // each] + ends
-
-
-def _whole_rawmode(tags: Tags) -> str:
-    """Return the rawmode of a single plane, of which Pillow takes the first letter alone."""
-    key: Any = (tags.all.prefix, tags.photometric, (tags.format,), tags.all.get(FILL_ORDER, 1), (tags.bits,), ())
-    return TiffImagePlugin.OPEN_INFO[key][1]
+def description(directory: Directory) -> str:
+    """What a TIFF is that is not read: `TIFF with 4 bands of 16 bits`."""
+    bits = directory.numbers(BITS, (1,))
+    bands = directory.number(BANDS, len(bits))
+    sample = SAMPLES.get(directory.number(FORMAT, 1), "")
+    of = " and ".join(dict.fromkeys(f"{sample}{one}" for one in bits))
+    return f"TIFF with {bands} {'band' if bands == 1 else 'bands'} of {of} bits"

@@ -31,7 +31,7 @@ from featuresExtractor.models import Model
 from featuresExtractor.weights import find_weights, load_backbone
 
 CPU = torch.device("cpu")
-NO_FORMAT = "not a picture in a format that is known here"
+NO_FORMAT = "not an image in a format that is known here"
 
 
 class Cramped(nn.Module):

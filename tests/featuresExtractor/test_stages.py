@@ -210,7 +210,7 @@ def test_every_picture_that_cannot_be_read_is_named_before_the_backbone_is_loade
         "2 of the pictures cannot be read (named above); mend or remove them, or --on-error skip leaves such pairs out"
     )
     assert refusal(job(root, batch=1)) == f"{root}: {told}"
-    named = ["right/a0.png: not a picture in a format that is known here", "left/a2.png: an empty file"]
+    named = ["right/a0.png: not an image in a format that is known here", "left/a2.png: an empty file"]
     assert capsys.readouterr().err.splitlines()[-2:] == named
     assert not (out / "tiny").exists()
 

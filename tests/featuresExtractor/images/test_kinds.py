@@ -128,8 +128,8 @@ def test_heic_is_read_with_its_package(name: str, tmp_path: Path) -> None:
     heif.from_pillow(Image.fromarray(smooth)).save(tmp_path / name, quality=100)
     head = (tmp_path / name).read_bytes()[:HEAD]
     assert (kind_of(head), reason_not_read(name, head)) == ("HEIC", None)
-    with open_picture(tmp_path / name) as image:
-        assert np.abs(np.asarray(image.convert("RGB"), int) - smooth).mean() < 4
+    with open_picture(tmp_path / name) as opened:
+        assert np.abs(np.asarray(opened.image().convert("RGB"), int) - smooth).mean() < 4
 
 
 def test_avif_under_a_general_brand_is_avif() -> None:

@@ -25,7 +25,7 @@ from featuresExtractor.journal import left_to_do
 from featuresExtractor.transforms import Preprocessing
 
 SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-NO_FORMAT = "not a picture in a format that is known here"
+NO_FORMAT = "not an image in a format that is known here"
 
 
 # --- the check before ---
@@ -63,7 +63,9 @@ def test_check_names_every_fault_in_order(
     assert [name[0] for name in found] == list("acdefghijn")
     cut = {name: found.pop(name) for name in ("d.jpg", "f.png")}
     assert all("truncated" in reason for reason in cut.values())
-    assert found.pop("j.png").startswith("Image size (400000000 pixels) exceeds limit")
+    assert found.pop("j.png").startswith(
+        "20000 x 20000 pixels are more than the 178,956,970 that are read; --max-pixels"
+    )
     assert found.pop("i.png").startswith("3000000 x 1 pixels are too narrow")
     assert list(found.items()) == [
         ("a.png", "an empty file"),
@@ -153,7 +155,7 @@ def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[...,
     dataset.items[1][0].unlink()
     dataset = find_images(dataset.root)
     faults = [fault for fault in read_item(dataset, 0, SMALL, room()) if isinstance(fault, Skipped)]
-    assert faults[0] == Skipped("left/a0.png", "not a picture in a format that is known here")
+    assert faults[0] == Skipped("left/a0.png", "not an image in a format that is known here")
     assert faults[1].name == "right/a0.png"
     assert "truncated" in faults[1].reason
     reason = "32-bit floats of unknown range: pass --value-range LOW HIGH, or save it as 8 or 16 bits"
