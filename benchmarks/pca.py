@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -133,6 +132,8 @@ def _most() -> float:
         lines = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
         return 1024.0 * int(lines["VmHWM"].split()[0])
     except (OSError, KeyError):
+        import resource  # which Windows does not have
+
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 

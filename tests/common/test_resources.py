@@ -187,6 +187,15 @@ def test_a_system_that_does_not_say_what_is_free_has_no_such_limit() -> None:
     assert done.stdout == "inf\n"
 
 
+def test_help_loads_nothing_that_is_slow() -> None:
+    program = (
+        "import sys, extract, train\nfor program in (extract, train): program.build_parser().format_help()\n"
+        "print([name for name in ('torch', 'psutil', 'filelock', 'subprocess') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 ALLOCATES = """
 import resource
 from common.resources import available_memory
