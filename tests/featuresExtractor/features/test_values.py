@@ -57,10 +57,8 @@ def test_what_is_no_number_is_told_with_its_pair(
     sides = [vectors(), vectors(1)]
     sides[side][row, 5] = value
     told = refused(sides[0], sides[1])
-    assert (
-        told
-        == f"f.npy: {place}: {value} at index 5, not a finite number; replace or leave out its image and extract it again"
-    )
+    advice = "replace or leave out its image and extract it again"
+    assert told == f"f.npy: {place}: {value} at index 5, not a finite number; {advice}"
 
 
 def test_a_number_that_float32_does_not_hold_is_none() -> None:
