@@ -267,10 +267,7 @@ class Embeddings(Table):
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Embeddings:
-    """Return the pairs of any file that `train.py` takes: view 0 first, in the order of its rows on the left.
-
-    InputError for other files.
-    """
+    """Return the pairs of any file that `train.py` takes, view 0 first in the order of its left rows; or InputError."""
     from featuresExtractor.features.files import open_pairs
     from featuresExtractor.features.layout import in_memory
 
