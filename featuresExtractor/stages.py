@@ -29,7 +29,7 @@ from featuresExtractor import provenance
 from featuresExtractor.activations import TappedBackbone, reduction
 from featuresExtractor.embeddings import FeaturesWriter, open_features, row_type
 from featuresExtractor.extractor import Report, extract, kept
-from featuresExtractor.features.alike import fault_of
+from featuresExtractor.features.alike import ZERO, fault_of
 from featuresExtractor.forward import Forward
 from featuresExtractor.images.color import summed_up
 from featuresExtractor.images.dataset import Dataset
@@ -99,23 +99,26 @@ def _run_stages(job: Job) -> int:
         print(f"{_shown(job.outputs[0])}{more} is there and was made in the same way: used again")
         if journal.begun:
             print(f"note: {_shown(journal.path)}: begun with --overwrite, which goes on with it", file=sys.stderr)
+    _warn_of_remarks(facts.get("remarks") or {})
     if job.processor.kind.joined:
         _check_varied(job)
     for part in job.reductions:
         if job.overwrite or not _is_reduced(job, part):
             reduce(job, part)
-    _warn_of_remarks(facts.get("remarks") or {})
     return _warn(job, len(facts["skipped"]))
 
 
 def _check_varied(job: Job) -> None:
-    """InputError for features of which nothing can be learned. The file stays, for whoever looks for the cause."""
+    """InputError for features of which nothing can be learned, a warning where that is so of one side alone. The file
+    stays, for whoever looks for the cause."""
     rows = open_features(job.outputs[0])
     originals = np.arange(rows.count // job.views)
-    for side in rows.sides:
-        if fault := fault_of(rows.all()[side], originals):
-            named = f"the {side} vectors" if len(rows.sides) > 1 else "the vectors"
-            raise InputError(f"{_shown(job.outputs[0])}: {named} are {fault}")
+    faults = {side: fault for side in rows.sides if (fault := fault_of(rows.all()[side], originals))}
+    for side, fault in faults.items():
+        message = f"{_shown(job.outputs[0])}: the {side} vectors are {fault}"
+        if len(faults) == len(rows.sides) or fault.startswith(ZERO):
+            raise InputError(message)
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _is_reduced(job: Job, part: Reduction) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from featuresExtractor import models
+from featuresExtractor.images import kinds
 from featuresExtractor.models import Model
 from featuresExtractor.transforms import Preprocessing
 
@@ -132,3 +134,22 @@ def clip_file(clip: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Iter
     save_file(halves, path)
     yield path
     path.unlink()
+
+
+@pytest.fixture
+def heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The optional package pillow-heif, which `make` installs beside the others (.venv/heif), for one test alone."""
+    monkeypatch.syspath_prepend(Path(sys.prefix) / "heif")
+    package = pytest.importorskip("pillow_heif")
+    caches = (kinds.read_heif, kinds.formats, kinds.suffixes)
+    for cache in caches:
+        cache.cache_clear()
+    yield package
+    for cache in caches:
+        cache.cache_clear()
+    Image.ID[:] = [name for name in Image.ID if name != "HEIF"]
+    Image.OPEN.pop("HEIF", None)
+    for suffix in [suffix for suffix, name in Image.EXTENSION.items() if name == "HEIF"]:
+        del Image.EXTENSION[suffix]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pillow_heif"]:
+        del sys.modules[name]

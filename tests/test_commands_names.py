@@ -186,9 +186,8 @@ def test_heic_alone_is_said_to_be_there(save: Path, tmp_path: Path) -> None:
 
 
 def test_heic_is_read_like_the_image_that_it_was_made_of(
-    command: Command, pairs: Callable[..., Path], save: Path
+    command: Command, pairs: Callable[..., Path], save: Path, heif: Any
 ) -> None:
-    heif = pytest.importorskip("pillow_heif")
     root = pairs(3)
     smooth = np.linspace(0, 255, 96 * 64 * 3).reshape(96, 64, 3).astype(np.uint8)
     Image.fromarray(smooth).save(root / "left" / "IMG_1.png")

@@ -219,7 +219,7 @@ DISTRIBUTIONS = {
 def test_every_package_that_the_sources_import_is_required() -> None:
     from sys import stdlib_module_names
 
-    files = ("requirements-demo.txt", "requirements-facenet.txt", "requirements-dev.txt")
+    files = ("requirements-demo.txt", "requirements-facenet.txt", "requirements-heif.txt", "requirements-dev.txt")
     named = [*REQUIRED, *(one for file in files for one in requirements(file))]
     required = {requirement.name for requirement in named}
     tops = {name.split(".")[0] for path in SOURCES for name in imported(path.read_text(encoding="utf-8"))}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ZERO, SAME = "all zero", "all alike"
 ALIKE = 1e-6  # of the largest value: what differs by less differs by rounding alone
 MOST = 2**22  # numbers that are compared at once
 CAUSES = (
@@ -28,5 +29,5 @@ def fault_of(vectors: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> str
             return None
         start, step = start + step, min(2 * step, max(1, MOST // len(first)))
     if not first.any():
-        return f"all zero; {CAUSES}"
-    return f"all alike; {CAUSES}" if len(rows) > 1 else None
+        return f"{ZERO}; {CAUSES}"
+    return f"{SAME}; {CAUSES}" if len(rows) > 1 else None

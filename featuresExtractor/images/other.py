@@ -12,7 +12,7 @@ from PIL import Image
 
 from featuresExtractor.images import tiff
 from featuresExtractor.images.bounds import admit, bound
-from featuresExtractor.images.kinds import HEAD, formats, reason_not_read
+from featuresExtractor.images.kinds import HEAD, formats, kind_of, reason_not_read
 from featuresExtractor.images.orientation import AS_STORED, known, orientation_of
 
 AVIF = (b"avif", b"avis", b"mif1", b"msf1")
@@ -35,7 +35,7 @@ class Other:
         self.stream = tiff.without_metadata(file, self.directory) if self.directory else _without_exif(file, head)
         image = _opened(self.stream, head)
         if image is None:
-            raise ValueError(_unknown(self.directory))
+            raise ValueError(_unknown(head, self.directory))
         self.opened, self.format, self.size = image, str(image.format), image.size
 
     def image(self) -> Image.Image:
@@ -94,8 +94,9 @@ def _opened(file: IO[bytes], head: bytes) -> Image.Image | None:
     return None
 
 
-def _unknown(directory: tiff.Directory | None) -> str:
+def _unknown(head: bytes, directory: tiff.Directory | None) -> str:
     """Why a file is not read."""
     if directory:
         return f"{tiff.description(directory)} is not read here; save it as PNG, or as TIFF with 1 or 3 bands of 8 bits"
-    return "not an image in a format that is known here"
+    kind = kind_of(head)
+    return f"corrupt {kind} data (its headers)" if kind else "not an image in a format that is known here"

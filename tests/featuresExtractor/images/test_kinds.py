@@ -122,8 +122,7 @@ def test_heic_is_not_read_without_its_package(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["IMG_0001.HEIC", "IMG_0001.jpg", "42"])
-def test_heic_is_read_with_its_package(name: str, tmp_path: Path) -> None:
-    heif = pytest.importorskip("pillow_heif")
+def test_heic_is_read_with_its_package(name: str, tmp_path: Path, heif: Any) -> None:
     smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
     heif.from_pillow(Image.fromarray(smooth)).save(tmp_path / name, quality=100)
     head = (tmp_path / name).read_bytes()[:HEAD]
