@@ -25,7 +25,7 @@ check: .venv/ready
 	$(BIN)/mypy
 
 docs: .venv/ready
-	PYTHONPATH=. $(BIN)/python docs/make.py
+	PYTHONHASHSEED=0 PYTHONPATH=. $(BIN)/python docs/make.py
 
 clean:
 	rm -rf .venv demo-output comparison-output

@@ -33,7 +33,7 @@ LOADED = 2**29  # bytes that a process takes in which all libraries are loaded, 
 SPARE = 2**28  # bytes of address space that must be left when all libraries are loaded
 LEAST = 2**30  # bytes of address space below which not even a build of torch for CPUs can be loaded
 SLOWEST = 300  # seconds that loading the libraries may take
-ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def explained(error: BaseException) -> str | None:
@@ -101,7 +101,7 @@ def check_libraries(modules: Sequence[str]) -> None:
 
 def _loads_elsewhere(modules: Sequence[str]) -> bool:
     """Whether another process with the same limits can load the modules, with some memory to spare."""
-    program = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; from common.shortage import load; load({list(modules)}, 1)"
+    program = f"import sys; sys.path[:0] = [{str(_ROOT)!r}]; from common.shortage import load; load({list(modules)}, 1)"
     with suppress(subprocess.TimeoutExpired, OSError):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=SLOWEST, check=False)
         return done.returncode == 0

@@ -26,7 +26,7 @@ else:
 
 def make(argument: str) -> str:
     """Runs docs/make.py's functions in a process of their own, since pdoc imports every module anew."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONHASHSEED": "0"}  # or sets have another order
     command = [sys.executable, "-c", REMAKE, argument]
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 
