@@ -7,7 +7,6 @@ import io
 import math
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,8 +77,11 @@ def duration(seconds: float) -> str:
 
 def quoted(path: Path) -> str:
     """Return a path as it can be pasted into a command line of this system."""
-    text = str(path)
-    return printable(subprocess.list2cmdline([text]) if os.name == "nt" else shlex.quote(text))
+    if os.name != "nt":
+        return printable(shlex.quote(str(path)))
+    from subprocess import list2cmdline  # slow to import, for a help text that needs none of it
+
+    return printable(list2cmdline([str(path)]))
 
 
 def positive(text: str) -> int:

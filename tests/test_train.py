@@ -1249,8 +1249,8 @@ def not_finite(path: Path) -> None:
         (flat_folder, "features of a flat folder; training needs pairs (a folder with left/ and right/)"),
         (
             not_finite,
-            "05.jpg / 05.png, right, view 1: nan at index 2, not a finite number; extract it again without it, or in "
-            "fp32",
+            "05.jpg / 05.png, right, view 1: nan at index 2, not a finite number; replace or leave out its image and "
+            "extract it again",
         ),
     ],
 )

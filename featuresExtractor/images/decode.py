@@ -104,10 +104,23 @@ def decode_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding 
     with bounded(decoding.max_pixels), open_picture(path) as opened:
         _admit(opened.size, preprocessing, decoding)
         with _turn(opened.size), faults_named(opened.format):
-            image = opened.image()
-            _admit(image.size, preprocessing, decoding)  # an icon's image may be larger than the icon says
-            rgb, remarks = to_rgb(image, decoding)
-            return Decoded(prepare(upright(rgb, opened.orientation), preprocessing), remarks)
+            rgb, remarks = _upright_rgb(opened, decoding)
+            return Decoded(prepare(rgb, preprocessing), remarks)
+
+
+def read_rgb(path: Path, decoding: Decoding = STORED) -> Image.Image:
+    """Return the first image of a file in 8-bit RGB, upright and of its own size, to look at."""
+    with bounded(decoding.max_pixels), open_picture(path) as opened:
+        admit(opened.size, decoding.max_pixels)
+        with _turn(opened.size), faults_named(opened.format):
+            return _upright_rgb(opened, decoding)[0]
+
+
+def _upright_rgb(opened: Opened, decoding: Decoding) -> tuple[Image.Image, tuple[str, ...]]:
+    image = opened.image()
+    admit(image.size, decoding.max_pixels)  # an icon's image may be larger than the icon says
+    rgb, remarks = to_rgb(image, decoding)
+    return upright(rgb, opened.orientation), remarks
 
 
 @contextmanager
