@@ -25,8 +25,7 @@ BOUNDED = 40.0  # up to this t, exp(t S - t) of cosines is no smaller than exp(-
 TILE_ROWS, TILE = 512, 2**24  # rows and numbers of a tile: with fewer rows the products become slow
 SHORTEST = 1e-12  # the least length that a gradient is divided by, as in torch's `normalize`
 NEAR, TIE = 1e-6, 2.0**-23  # cosines this near are computed again in float64; those that still differ by less are tied
-PAIRS = 2**22  # numbers of vectors that are computed in float64 at a time
-MOST_NEAR = 16  # near candidates a pair, on average, that are looked at again; of more, all count against the partner
+BLOCK = 2**10  # queries and candidates that are compared in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -168,55 +167,38 @@ class _Walk:
         """The second walk: ranks (R, N) left to right and right to left, and the gradients (R, N, D) of both
         sides' units."""
         ranks = [self.rows.new_full(self.rows.shape, self.count) for _ in range(2 * self.ranked)]
+        near = [torch.zeros_like(one) for one in ranks]
         gradients = [torch.zeros_like(side) for side in (self.left, self.right)] if wanted else []
         for rows, tile, scratch in self._tiles() if ranks or gradients else ():
             if ranks:
-                ranks[0][:, rows] -= self._behind(tile, rows, -1, scratch)
-                ranks[1] -= self._behind(tile, rows, -2, scratch)
+                for dim, queries in ((-1, rows), (-2, slice(None))):
+                    behind, doubtful = self._behind(tile, queries, dim, scratch)
+                    ranks[dim + 1][:, queries] -= behind
+                    near[dim + 1][:, queries] += doubtful
             if gradients:
                 self._add_gradients(rows, self._derivatives(rows, tile, scratch), gradients)
+        if self.tiling.factors is None and self.left.device.type == "cpu":
+            self._settle_ties(ranks, near)
         return ranks, gradients
 
-    def _behind(self, tile: Tensor, rows: slice, dim: int, scratch: Tensor) -> Tensor:
-        """How many candidates of a tile are less similar than the partner of each row (dim -1) or each column (-2)."""
-        partners = self.partners[:, rows, None] if dim == -1 else self.partners[:, None]
+    def _behind(self, tile: Tensor, queries: slice, dim: int, scratch: Tensor) -> tuple[Tensor, Tensor]:
+        """How many candidates of a tile are less similar than the partner of each row (dim -1) or each column (-2), and
+        how many are so near that rounding may decide (with the partner itself)."""
+        partners = self.partners[:, queries].unsqueeze(dim)
         if self.tiling.factors is not None:
-            return torch.lt(tile, partners, out=scratch).sum(dim)
+            return torch.lt(tile, partners, out=scratch).sum(dim), partners.squeeze(dim)
         behind = torch.lt(tile, partners - NEAR, out=scratch).sum(dim)
-        if tile.device.type == "cpu":  # on a GPU to look would be to wait: there all that are near count as tied
-            near = torch.lt(tile, partners + NEAR, out=scratch).sum(dim) - behind
-            near[:, slice(None) if dim == -1 else rows] -= 1  # the partner itself
-            if (chosen := (near > 0).nonzero()).numel():
-                behind += self._behind_by_little(tile, rows, dim, chosen)
-        return behind
+        return behind, torch.lt(tile, partners + NEAR, out=scratch).sum(dim) - behind
 
-    def _behind_by_little(self, tile: Tensor, rows: slice, dim: int, chosen: Tensor) -> Tensor:
-        """The same of the candidates near the partner, for the `chosen` (run, row or column): computed pair by pair in
-        float64, so that no shape of a tile decides. What then is equal but for rounding is tied, and not behind."""
-        across, first = (tile, 0) if dim == -1 else (tile.mT, rows.start)
-        run, query = chosen.T
-        own = query + (rows.start if dim == -1 else 0)
-        partners = self.partners[run, own, None]
-        values = across[run, query]
-        near = (values >= partners - NEAR) & (values < partners + NEAR)
-        which, candidate = near.nonzero(as_tuple=True)
-        counts = tile.new_zeros(across.shape[:2])
-        if len(which) > MOST_NEAR * self.count:
-            return counts
-        run, query, own, candidate = run[which], query[which], own[which], candidate + first
-        less = self._cosines(dim, run, own, candidate) < self._cosines(dim, run, own, own) - TIE
-        return counts.index_put_((run, query), less.to(counts), accumulate=True)
-
-    def _cosines(self, dim: int, run: Tensor, query: Tensor, candidate: Tensor) -> Tensor:
-        """Cosines in float64 of some queries with one candidate each: of lefts with rights (dim -1), or the reverse."""
-        sides = (self.left, self.right) if dim == -1 else (self.right, self.left)
-        parts = [torch.split(indices, max(1, PAIRS // self.left.shape[-1])) for indices in (run, query, candidate)]
-        return torch.cat(
-            [
-                (sides[0][number, one].double() * sides[1][number, other].double()).sum(-1)
-                for number, one, other in zip(*parts, strict=True)
-            ]
-        )
+    def _settle_ties(self, ranks: list[Tensor], near: list[Tensor]) -> None:
+        """Find the ranks with candidates near the partner anew, in float64, so that no shape of a tile decides. (On a
+        GPU to look for them would be to wait; there candidates that are near count as tied.)"""
+        sides = (self.left, self.right), (self.right, self.left)
+        for found, counts, (queries, candidates) in zip(ranks, near, sides, strict=False):
+            for run, doubtful in enumerate(counts > 1):
+                chosen = doubtful.nonzero(as_tuple=True)[0]
+                if len(chosen):
+                    found[run, chosen] = _exact_ranks(queries[run], candidates[run], chosen).to(found.dtype)
 
     def _derivatives(self, rows: slice, tile: Tensor, scratch: Tensor) -> Tensor:
         """P + Q - 2 [i = j] of a tile, written over it."""
@@ -237,6 +219,19 @@ class _Walk:
         derivatives = _rounded(derivatives, factors)
         gradients[0][:, rows] = derivatives @ right
         gradients[1] += derivatives.mT @ left
+
+
+def _exact_ranks(queries: Tensor, candidates: Tensor, chosen: Tensor) -> Tensor:
+    """The ranks (n,) of the partners of the `chosen` queries among all candidates (N, D), from cosines in float64; what
+    is equal but for rounding is tied."""
+    behind = torch.zeros(len(chosen), dtype=torch.int64)
+    step = min(BLOCK, max(1, BLOCK**2 // candidates.shape[-1]))
+    for part, counts in zip(torch.split(chosen, step), torch.split(behind, step), strict=True):
+        some = queries[part].double()
+        least = (some * candidates[part].double()).sum(-1, keepdim=True) - TIE
+        for others in torch.split(candidates, step):
+            counts += (some @ others.double().mT < least).sum(-1)
+    return len(candidates) - behind
 
 
 def _diagonal(tile: Tensor, rows: slice) -> Tensor:

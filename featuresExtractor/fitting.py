@@ -25,6 +25,20 @@ TEXT = re.compile(
 )
 """What stands beside the visual tower in a whole CLIP checkpoint: it is no part of any network here."""
 
+PORT = re.compile(r"(?:(?<=\.)|^)(_(?:conv_stem|conv_head|bn0|bn1|fc|blocks)\..*)$")
+"""A name of EfficientNet's first PyTorch port, at its outermost module."""
+
+SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+INVERTED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+"""The parts of a block as the port names them, and as timm does: without and with an expansion."""
+
 COUNT = re.compile(r"(^|\.)num_batches_tracked$")  # of BatchNorm: nothing is computed with it, and old files have none
 
 
@@ -74,7 +88,7 @@ def fit(found: Mapping[str, Tensors], network: nn.Module, needed: Needs, path: P
     InputError names what is not so. What comes behind is taken where it fits, and ignored where not.
     """
     wanted = network.state_dict()
-    found = {name: _first_port(tensors, wanted, needed.tensors) for name, tensors in found.items()}
+    found = {name: _first_port(tensors, wanted) for name, tensors in found.items()}
     place, others = _place(found, wanted, needed, path)
     tensors = found[place.state_dict]
     given = {name[len(place.prefix) :]: value for name, value in tensors.items() if name.startswith(place.prefix)}
@@ -211,14 +225,32 @@ def _stray(names: Iterable[str], place: Place, wanted: Mapping[str, Tensor]) -> 
 # --- names of other programs ---
 
 
-def _first_port(tensors: Tensors, wanted: Mapping[str, Tensor], needed: frozenset[str]) -> Tensors:
-    """Renames the tensors of EfficientNet's first PyTorch port, whose names differ from timm's but whose order and
-    shapes are the same."""
-    stem = next((name for name in tensors if name.endswith("_conv_stem.weight")), None)
-    if stem is None or "conv_stem.weight" not in wanted:
+def _first_port(tensors: Tensors, wanted: Iterable[str]) -> Tensors:
+    """Rename the tensors of EfficientNet's first PyTorch port, under any prefix, as timm has them."""
+    if not any(PORT.search(name) for name in tensors) or "conv_stem.weight" not in wanted:
         return tensors
-    prefix = stem.removesuffix("_conv_stem.weight")
-    ported = [value for name, value in tensors.items() if name.startswith(prefix)]
-    pairs = dict(zip(wanted, ported, strict=False))
-    same = all(name in pairs and pairs[name].shape == wanted[name].shape for name in needed)
-    return pairs if same else tensors
+    modules = _ported(wanted)
+    return {PORT.sub(lambda found: _renamed(found[1], modules), name): value for name, value in tensors.items()}
+
+
+def _renamed(name: str, modules: Mapping[str, str]) -> str:
+    """A name of the port with the longest module path at its start replaced by timm's."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        if module := modules.get(".".join(parts[:count])):
+            return ".".join([module, *parts[count:]])
+    return name
+
+
+def _ported(wanted: Iterable[str]) -> dict[str, str]:
+    """The module paths of the port, each with timm's: the port numbers the blocks of all stages in one row, and names
+    their parts by what they do."""
+    modules = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    names = list(wanted)
+    blocks = list(dict.fromkeys(".".join(name.split(".")[:3]) for name in names if name.startswith("blocks.")))
+    for number, block in enumerate(blocks):
+        inverted = f"{block}.conv_pwl.weight" in names
+        parts = INVERTED if inverted else SEPARABLE
+        modules |= {f"_blocks.{number}": block}
+        modules |= {f"_blocks.{number}.{ported}": f"{block}.{own}" for ported, own in parts.items()}
+    return modules

@@ -364,6 +364,30 @@ def test_what_is_near_and_not_equal_is_told_apart() -> None:
     assert ranks[0][0].int().tolist() == [1, 2, 1, 1]
 
 
+def many_near(count: int = 240, tied: int = 150) -> tuple[Tensor, Tensor]:
+    """Pairs (1, N, D) of which many have partners that differ by a few roundings."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(count, 64, generator=generator) for _ in range(2))
+    right[:tied] = right[0] + 1e-7 * torch.randn(tied, 64, generator=generator)
+    left[:tied] = right[:tied] + 0.5 * torch.randn(tied, 64, generator=generator)
+    return left[None], right[None]
+
+
+@pytest.mark.parametrize("tiling", [KEPT, AGAIN, Tiling(numbers=1, rows=37)])
+def test_many_near_ties_are_settled_alike_in_all_tiles(tiling: Tiling) -> None:
+    expected = contrast(*many_near(), BELOW).ranks
+    assert all(map(torch.equal, contrast(*many_near(), BELOW, tiling).ranks, expected))
+
+
+def test_a_run_has_the_ranks_of_the_run_alone_beside_one_that_collapsed() -> None:
+    sides = many_near()
+    expected = contrast(*sides, BELOW).ranks
+    beside = [torch.cat([side, torch.ones_like(side)]) for side in sides]
+    found = contrast(beside[0], beside[1], BELOW).ranks
+    assert all(torch.equal(ranks[0], alone[0]) for ranks, alone in zip(found, expected, strict=True))
+    assert all((ranks[1] == 240).all() for ranks in found)
+
+
 @pytest.mark.parametrize("count", [3, 40])
 def test_embeddings_that_are_all_alike_find_nobody(count: int) -> None:
     sides = torch.ones(2, 1, count, 16)
