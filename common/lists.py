@@ -192,11 +192,29 @@ def _reading(rows: list[_Row], separator: str, known: Names) -> _Reading:
         column = naming[0] if naming else 0
     else:
         column, fault = max(range(len(counts)), key=counts.__getitem__), _no_column(filled, naming)
+    if not fault and named:
+        fault = _other_partners(filled, column, known)
     regular = 1 if separator == NO_SEPARATOR else 2 * (len(set(map(len, filled))) == 1 and separator != " ")
     chosen = {index for cell in columns[column] for index in known.find(cell)[0]}
     return _Reading(
         rows, column, fault, counts[column], bool(usable), bool(named), regular, {known.names[one] for one in chosen}
     )
+
+
+def _other_partners(rows: Sequence[_Row], column: int, known: Names) -> str:
+    """Why a list of pairs cannot be used: its column of right sides names other images than that of left ones."""
+    titles = [_title(cell) for cell in rows[0]]
+    partner = titles[column].replace("left", "right")
+    if partner == titles[column] or partner not in titles:
+        return ""
+    other = titles.index(partner)
+    for row in rows[1:]:
+        if len(row) <= max(column, other) or not (there := known.find(row[other])[0]):
+            continue
+        if there != known.find(row[column])[0]:
+            shown = f"pairs '{printable(row[column])}' with '{printable(row[other])}'"
+            return f"{shown}; partners have the same name here: rename the files, or leave out the right column"
+    return ""
 
 
 def _columns(rows: Sequence[_Row]) -> list[_Row]:

@@ -12,7 +12,7 @@ SUFFIXES = frozenset(
         "apng avif avifs blp bmp bw cur dcx dds dib emf eps fit fits fli flc ftc ftu gbr gif hdr heic heics heif heifs",
         "hif icb icns ico iim im j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx jxl jxr mpo msp palm pbm pcd pcx pfm pgm",
         "png pnm ppm ps psb psd pxr qoi ras rgb rgba sgi svg svgz tga tif tiff vda vst webp wmf xbm xcf xpm",
-        "3fr ari arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f",
+        "3fr ari arw cr2 cr3 crw dcr dng erf gpr iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f",
     )
     for suffix in line.split()
 )

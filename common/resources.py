@@ -1,4 +1,4 @@
-"""The memory that this process may use, and what running out of it looks like.
+"""The memory that this process may use.
 
 Containers (Docker, Kubernetes) and schedulers (SLURM) give a job less than the machine has: by control groups, whose
 limits hold for all processes of a group and of the groups within it, or by limits of the process itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from common.errors import InputError, printable
@@ -12,6 +13,8 @@ LONGEST = 40  # characters of an affix
 FEWEST = 2  # names that an affix must have
 LONG = 3  # letters of an affix that can hardly be there by chance
 WORD = re.compile(r"[hv]?flip(ped|lr|ud)?|mirror(ed)?|augment(ed|ation)", re.IGNORECASE)
+BEHIND = re.compile(r"(?P<base>.+[\W_])(?P<word>[^\W_]+)")
+BEFORE = re.compile(r"(?P<word>[^\W_]+)(?P<base>[\W_].+)")
 TOKEN = re.compile(r"[^\W_]+")
 FOLDER = re.compile(r"([^/\\]+)[/\\]")
 NUMBER = re.compile(r"\d+[.,]\d+")
@@ -28,7 +31,7 @@ def suspects(names: Sequence[str]) -> str | None:
     """
     marked = {affix: pairs for affix, pairs in _marked(names).items() if len(pairs) >= FEWEST}
     if not marked:
-        return None
+        return _in_twos(names)
     (affix, where), pairs = max(marked.items(), key=lambda item: (len(item[1]), item[0]))
     others = {name for (text, _), some in marked.items() if _is_long(text) for name in some}
     originals = len(set(names) - others - pairs.keys())
@@ -38,6 +41,20 @@ def suspects(names: Sequence[str]) -> str | None:
     if 2 * len(pairs) >= originals:
         raise InputError(message)
     return message
+
+
+def _in_twos(names: Sequence[str]) -> str | None:
+    """A warning where every name comes twice, with one of two words before its first or behind its last separator:
+    `im1_0` and `im1_1`, `orig/im1` and `rot/im1`. Two views of one image look like that, and so may two images."""
+    keys = list(dict.fromkeys(map(stem, names)))
+    for pattern in (BEHIND, BEFORE):
+        found = [match for key in keys if (match := pattern.fullmatch(key))]
+        words = {match["word"] for match in found}
+        bases = Counter(match["base"] for match in found)
+        if len(found) == len(keys) >= 2 * FEWEST and len(words) == 2 and set(bases.values()) == {2}:
+            what = " and ".join(f"'{printable(word)}'" for word in sorted(words))
+            return f"{len(keys):,} of {len(names):,} names come in twos that differ by {what} alone"
+    return None
 
 
 def _is_long(affix: str) -> bool:

@@ -141,6 +141,8 @@ def find_images(root: Path, skip: bool = False, recursive: bool = False, links: 
 
 
 def _find_pairs(root: Path, skip: bool, recursive: bool, links: bool) -> Dataset:
+    if (root / PAIR_SIDES[0]).samefile(root / PAIR_SIDES[1]):
+        raise InputError(f"{root}: left/ and right/ are one folder, so that every image would be its own partner")
     scans = [scan(root / side, recursive, links, root) for side in PAIR_SIDES]
     not_read = [
         NotRead(f"{side}/{name}", why)

@@ -20,6 +20,7 @@ from common.progress import progress
 from common.shortage import is_short
 from featuresExtractor.images.dataset import Dataset, Remark, Skipped
 from featuresExtractor.images.decode import check_picture, decode_picture, reason_of
+from featuresExtractor.images.scan import OUTSIDE
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.transforms import Preprocessing
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 CHECKED = 64  # pictures that a thread checks at a time
-OUTSIDE = "a link to a place outside of the dataset; --follow-links reads it"
 
 
 def check_pictures(

@@ -73,6 +73,8 @@ def _without_exif(file: IO[bytes], head: bytes) -> IO[bytes]:
     be turned stands elsewhere."""
     if head[4:8] != b"ftyp" or head[8:12] not in AVIF:
         return file
+    if file.seek(0, io.SEEK_END) > tiff.MOST_IN_MEMORY:
+        return file
     file.seek(0)
     data = file.read()
     place = max(0, data.find(b"meta", 0, 2**16) - 4)  # the box of metadata: its length, its name

@@ -20,6 +20,7 @@ SMALL = {
     "0 1023 or 0 4095",
     16384: "values use less than 1/4 of the 16-bit range; if they are 14-bit data, pass --value-range 0 16383",
 }
+NARROW = "values span less than 1/16 of the 16-bit range and look like one grey; --value-range LOW HIGH spreads them"
 CLIPPED = "values beyond --value-range are clipped"
 FAINT = "values use less than 1/16 of --value-range"
 EXCEEDED = "the range of values that the file states is not used, since its values exceed it"
@@ -43,13 +44,18 @@ RangeOf = Callable[[NDArray[Any]], Range]
 
 def full(values: NDArray[Any]) -> Range:
     """Return all 16 bits; a remark where the values use so few that they may have been made of fewer bits."""
-    return Range(FULL, small(int(values.max())))
+    return Range(FULL, small(int(values.max())) or narrow(int(values.max()) - int(values.min())))
 
 
 def small(highest: int) -> tuple[str, ...]:
     """Return a remark about 16-bit values up to `highest` where that is suspiciously low; not where all are black."""
     remark = next((text for bound, text in SMALL.items() if 0 < highest < bound), None)
     return (remark,) if remark else ()
+
+
+def narrow(spread: int) -> tuple[str, ...]:
+    """Return a remark about 16-bit values that lie close together and far from black, as those of thermal images do."""
+    return (NARROW,) if 0 < spread < min(SMALL) else ()
 
 
 def fixed(low: float, high: float) -> RangeOf:

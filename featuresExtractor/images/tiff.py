@@ -21,6 +21,7 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 SAMPLES = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
 MOST_IN_MEMORY = 2**27  # bytes of a file
+MOST_VALUES = 2**24  # of a tag that are read: strips, or bytes of a profile
 
 
 class Directory:
@@ -52,19 +53,19 @@ class Directory:
             entries.setdefault(self.entry.unpack_from(body, place)[0], body[place : place + self.entry.size])
         return entries
 
-    def contents(self, tag: int) -> bytes:
-        """The bytes of a tag's values; none where the tag is missing or leads out of the file."""
+    def contents(self, tag: int, most: int = MOST_VALUES) -> bytes:
+        """The bytes of a tag's values, of the first `most`; none where the tag is missing or leads out of the file."""
         if tag not in self.entries:
             return b""
         _, kind, count, field = self.entry.unpack(self.entries[tag])
         length = SIZES.get(kind, 0) * count
         if length <= len(field):
-            return bytes(field[:length])
+            return bytes(field[: min(length, most * SIZES.get(kind, 0))])
         (start,) = struct.unpack(self.order + ("Q" if self.big else "I"), field)
         if start + length > self.bytes:
             return b""
         self.file.seek(start)
-        return self.file.read(length)
+        return self.file.read(min(length, most * SIZES[kind]))
 
     def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """The values of a tag of whole numbers."""
@@ -76,7 +77,10 @@ class Directory:
 
     def number(self, tag: int, default: int) -> int:
         """The first value of a tag of whole numbers."""
-        return self.numbers(tag, (default,))[0]
+        kind = self.entry.unpack(self.entries[tag])[1] if tag in self.entries else 0
+        if kind not in INTEGERS or not (contents := self.contents(tag, 1)):
+            return default
+        return int(struct.unpack(self.order + INTEGERS[kind], contents)[0])
 
     def alone(self, file: bytes) -> bytes:
         """The file with a directory of nothing but the tags that make the pixels, in their order, behind its end."""

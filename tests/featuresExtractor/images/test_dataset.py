@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import unicodedata
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -379,3 +381,11 @@ def test_pairs_in_one_folder_are_said_to_be_read_as_single_images(tmp_path: Path
         "warning: 4 times two images are called like img0_left.jpg and img0_right.jpg: read as single"
     )
     assert find_images(touch(tmp_path / "x", "left.png", "b.png", "c.png", "d.png")).warnings() == []
+
+
+def test_sides_that_are_one_folder_are_refused(pairs: Callable[..., Path]) -> None:
+    root = pairs(2)
+    shutil.rmtree(root / "right")
+    (root / "right").symlink_to("left")
+    with pytest.raises(InputError, match="left/ and right/ are one folder"):
+        find_images(root)

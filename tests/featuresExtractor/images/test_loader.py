@@ -19,7 +19,8 @@ from PIL import Image
 from featuresExtractor.images import loader as reading
 from featuresExtractor.images.dataset import Dataset, Skipped, find_images
 from featuresExtractor.images.decode import read_picture
-from featuresExtractor.images.loader import OUTSIDE, Batch, check_pictures, read_batches, read_item, without
+from featuresExtractor.images.loader import Batch, check_pictures, read_batches, read_item, without
+from featuresExtractor.images.scan import OUTSIDE
 from featuresExtractor.images.settings import Decoding
 from featuresExtractor.journal import left_to_do
 from featuresExtractor.transforms import Preprocessing

@@ -16,7 +16,7 @@ from PIL import Image
 
 from featuresExtractor.images.alpha import INVISIBLE, UNSET
 from featuresExtractor.images.meaning import UNSTATED
-from featuresExtractor.images.ranges import FULL, SMALL, levels
+from featuresExtractor.images.ranges import FULL, NARROW, SMALL, levels
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.images.values import to_rgb
 
@@ -571,3 +571,9 @@ def test_ordinary_images_are_what_pillow_makes_of_them(kind: str, mode: str) -> 
     rgb, remarks = read(file.getvalue())
     assert np.array_equal(rgb, np.asarray(Image.open(file).convert("RGB")))
     assert remarks == ()
+
+
+def test_16_bits_that_lie_close_together_are_remarked_upon() -> None:
+    values = (np.arange(64, dtype=np.uint16).reshape(8, 8) + 30000).astype(np.uint16)
+    _, remarks = to_rgb(Image.fromarray(values))
+    assert remarks == (NARROW,)
