@@ -241,3 +241,13 @@ def test_paths_may_be_text(tmp_path: Path) -> None:
     write_pairs(str(tmp_path / "f.npy"), LEFT, RIGHT, NAMES)
     (tmp_path / "some.csv").write_text("name\n000002.png\n")
     assert load_pairs(str(tmp_path / "f.npy"), str(tmp_path / "some.csv")).names == [(NAMES[2], NAMES[2])]
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_float64_beyond_float32_is_refused_by_its_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((12, 5)) * factor
+    np.savez(tmp_path / "f.npz", left=vectors, right=vectors, name=[f"p{row:02d}x" for row in range(12)])
+    assert train.main(["-d", str(tmp_path / "f.npz"), "-s", str(tmp_path / "run"), "-e", "1"]) == 2
+    assert "the left vectors hold numbers that float32 does not (the largest is " in capsys.readouterr().err

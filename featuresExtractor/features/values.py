@@ -27,6 +27,8 @@ def check_values(given: Table, layout: Layout, path: Path) -> list[str]:
     for side, values, rows in (("left", given.left, layout.left), ("right", given.right, layout.right)):
         empty: list[int] = []
         for first, chunk in _chunks(values):
+            if values.dtype.itemsize > chunk.dtype.itemsize:
+                _check_range(values[first : first + len(chunk)], chunk, side, path)
             if not np.isfinite(chunk).all():
                 raise _not_finite(side, first, chunk, layout, path)
             empty += [first + row for row in zero_rows(chunk)]
@@ -45,6 +47,17 @@ def _chunks(values: Numbers) -> Iterator[tuple[int, Numbers]]:
     for first in range(0, len(values), step):
         with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
             yield first, values[first : first + step].astype(np.float32, copy=False)
+
+
+def _check_range(given: Numbers, chunk: Numbers, side: str, path: Path) -> None:
+    """InputError for float64 values that float32 makes infinite, or vectors that it makes zero."""
+    lost = (np.isfinite(given) & ~np.isfinite(chunk)).any() or (given.any(axis=1) & ~chunk.any(axis=1)).any()
+    if lost:
+        largest = np.abs(given[np.isfinite(given)]).max()
+        raise InputError(
+            f"{path}: the {side} vectors hold numbers that float32 does not (the largest is {largest:.3g}); divide all of "
+            "them by one number"
+        )
 
 
 def zero_rows(rows: Numbers) -> list[int]:
