@@ -50,14 +50,13 @@ def _chunks(values: Numbers) -> Iterator[tuple[int, Numbers]]:
 
 
 def _check_range(given: Numbers, chunk: Numbers, side: str, path: Path) -> None:
-    """InputError for float64 values that float32 makes infinite, or vectors that it makes zero."""
-    lost = (np.isfinite(given) & ~np.isfinite(chunk)).any() or (given.any(axis=1) & ~chunk.any(axis=1)).any()
-    if lost:
+    """InputError where float32 makes most of float64 vectors infinite or zero: then all are of another magnitude."""
+    infinite = (np.isfinite(given) & ~np.isfinite(chunk)).any(axis=1)
+    lost = infinite | (given.any(axis=1) & ~chunk.any(axis=1))
+    if 2 * lost.sum() > len(lost):
         largest = np.abs(given[np.isfinite(given)]).max()
-        raise InputError(
-            f"{path}: the {side} vectors hold numbers that float32 does not (the largest is {largest:.3g}); divide all of "
-            "them by one number"
-        )
+        told = f"the {side} vectors hold numbers that float32 does not (the largest is {largest:.3g})"
+        raise InputError(f"{path}: {told}; divide all of them by one number")
 
 
 def zero_rows(rows: Numbers) -> list[int]:
