@@ -53,7 +53,7 @@ def _check_range(given: Numbers, chunk: Numbers, side: str, path: Path) -> None:
     """InputError where float32 makes most of float64 vectors infinite or zero: then all are of another magnitude."""
     infinite = (np.isfinite(given) & ~np.isfinite(chunk)).any(axis=1)
     lost = infinite | (given.any(axis=1) & ~chunk.any(axis=1))
-    if 2 * lost.sum() > len(lost):
+    if 2 * lost.sum() > len(given):
         largest = np.abs(given[np.isfinite(given)]).max()
         told = f"the {side} vectors hold numbers that float32 does not (the largest is {largest:.3g})"
         raise InputError(f"{path}: {told}; divide all of them by one number")
