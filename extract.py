@@ -1,4 +1,4 @@
-"""Turns pairs of pictures into multi-layer features of a frozen pretrained network.
+"""Turns pairs of images into multi-layer features of a frozen pretrained network.
 
     python extract.py -d PAIRS -s FEATURES -b 64 --data-aug -p adapt-pca 256
     python extract.py -d PAIRS -s FEATURES -p adapt-pca 256 --model resnet50 --model clip_vit32_b
@@ -7,7 +7,7 @@
     python extract.py --list-layers resnet50
 
 PAIRS holds `left/` and `right/`; files of the same name (whatever their suffix) are a pair. A folder without them is
-taken as a flat folder of pictures. `FEATURES/<model>/` receives the features, each file with a `.json` that says where
+taken as a flat folder of images. `FEATURES/<model>/` receives the features, each file with a `.json` that says where
 the numbers come from:
 
     -p save           every layer as it is: save_<layer>.npy (large; what is done when no -p is given)
@@ -35,7 +35,7 @@ from common import console
 from common.errors import InputError, printable
 
 if TYPE_CHECKING:
-    from featuresExtractor.images.dataset import Dataset
+    from featuresExtractor.images.folders.dataset import Dataset
     from featuresExtractor.images.settings import Decoding
     from featuresExtractor.job import Job
     from featuresExtractor.models import Model
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="PATH",
-        help="folder with left/ and right/, or a flat folder of pictures",
+        help="folder with left/ and right/, or a flat folder of images",
     )
     add("-s", "--save", type=Path, required=True, metavar="PATH", help="folder to write to; the model's name is added")
     add(
@@ -66,13 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=console.positive,
         default=64,
         metavar="N",
-        help="pictures at a time, at most; memory may ask for fewer (default 64)",
+        help="images at a time, at most; memory may ask for fewer (default 64)",
     )
     add(
         "--data-aug",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also extract every picture flipped left to right (default: yes, as in the paper)",
+        help="also extract every image flipped left to right (default: yes, as in the paper)",
     )
     add(
         "-p",
@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--on-error",
         choices=("fail", "skip"),
         default="fail",
-        help="what to do with pictures that have no partner or cannot be read (default fail)",
+        help="what to do with images that have no partner or cannot be read (default fail)",
     )
     add(
         "--recursive",
@@ -160,12 +160,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace what is there; features that fit are kept for another PCA")
     console.add_device(parser)
     console.add_precision(
-        parser, ("fp32", "tf32", "bf16", "fp16"), "what others change is measured on the first pictures and told"
+        parser, ("fp32", "tf32", "bf16", "fp16"), "what others change is measured on the first images and told"
     )
     add(
         "--compile",
         action="store_true",
-        help="compile the network for this machine first: worth its minutes for many thousand pictures; needs a C++ "
+        help="compile the network for this machine first: worth its minutes for many thousand images; needs a C++ "
         "compiler",
     )
     add(
@@ -173,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=console.positive,
         default=None,
         metavar="N",
-        help=f"threads that read pictures (default: one a core, at most {MOST_WORKERS})",
+        help=f"threads that read images (default: one a core, at most {MOST_WORKERS})",
     )
     add("--list-models", action=_ListModels, nargs=0, help="show the backbones and end")
     add("--list-layers", action=_ListLayers, metavar="MODEL", help="show a model's module paths and shapes and end")
@@ -187,7 +187,7 @@ class _ListModels(argparse.Action):
         """Called by argparse when it meets the flag."""
 
         def show() -> int:
-            from featuresExtractor.models import HEADER, listing
+            from featuresExtractor.backbones.catalogue import HEADER, listing
 
             print(console.table(HEADER, listing()))
             return 0
@@ -196,17 +196,17 @@ class _ListModels(argparse.Action):
 
 
 class _ListLayers(argparse.Action):
-    """Prints the modules of a network with the shapes that they give a picture, without its weights, and ends."""
+    """Prints the modules of a network with the shapes that they give an image, without its weights, and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, _namespace: object, name: object, *_: object) -> None:
         """Called by argparse when it meets the flag."""
 
         def show() -> int:
-            from common.shortage import check_libraries
+            from common.machine.shortage import check_libraries
 
-            check_libraries(["featuresExtractor.layers", "timm"])
+            check_libraries(["featuresExtractor.backbones.layers", "timm"])
 
-            from featuresExtractor.layers import listing
+            from featuresExtractor.backbones.layers import listing
 
             print(console.table(("layer", "shape", ""), listing(str(name))))
             return 0
@@ -223,13 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the files; names and folders are checked before torch is imported."""
-    from common.shortage import check_libraries
+    from common.machine.shortage import check_libraries
 
     names = args.model or ["clip_rn50x4"]
     clip = any("clip" in name or name == "all" for name in names)
-    check_libraries(["featuresExtractor.stages", "skops.io", "timm", *["open_clip"] * clip])
+    check_libraries(["featuresExtractor.pipeline", "skops.io", "timm", *["open_clip"] * clip])
 
-    from featuresExtractor.images.dataset import find_images, keep_subset
+    from featuresExtractor.images.folders.dataset import find_images, keep_subset
     from featuresExtractor.models import find_models
     from featuresExtractor.processor import parse_processor
 
@@ -241,14 +241,14 @@ def run(args: argparse.Namespace) -> int:
     if args.subset:
         dataset = keep_subset(dataset, args.subset, args.on_error == "skip")
 
-    from common.system import keep_freed_memory
-    from featuresExtractor.stages import run_all, run_job
+    from common.machine.system import keep_freed_memory
+    from featuresExtractor.pipeline import run_all, run_job
 
     keep_freed_memory()
     models, failed = _models(args, names)
     jobs = _jobs(args, models, processor, dataset)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd pictures that can be read: it would break the bar
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd images that can be read: it would break the bar
         if len(names) > 1:
             more, left_out = run_all(jobs)
             return _tell(failed | more, len(names)) or int(args.strict and left_out + len(dataset.not_read) > 0)
@@ -256,9 +256,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset) -> list[Job]:
-    """A job for each model, all of the same pictures."""
-    from common.device import check_precision, choose_device
-    from common.system import cores
+    """A job for each model, all of the same images."""
+    from common.machine.device import check_precision, choose_device
+    from common.machine.system import cores
     from featuresExtractor.job import Job
 
     device = choose_device(args.gpu)
@@ -318,8 +318,8 @@ def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
 def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Model], dict[str, str]]:
     """The rows of the table, or those of addresses; layers, tokens and preprocessing as the user wants them. Of several
     models those that cannot be tapped so are left out, with the reason; a name that leads nowhere is an InputError."""
-    from featuresExtractor.fetch import at_revision
-    from featuresExtractor.layers import named, resolve
+    from featuresExtractor.backbones.layers import named, resolve
+    from featuresExtractor.backbones.weights.fetch import at_revision
     from featuresExtractor.models import as_in_the_paper
 
     patterns = [pattern.strip() for pattern in args.layers.split(",")] if args.layers else []

@@ -26,9 +26,9 @@ from common import console
 if TYPE_CHECKING:
     import torch
 
-    from adaptation.pairs import Survey
-    from adaptation.sources import Source
-    from adaptation.stages import Model, Plan
+    from adaptation.data.pairs import Survey
+    from adaptation.data.sources import Source
+    from adaptation.experiment import Model, Plan
     from adaptation.trainer import Settings
 
 COMPONENTS = 256  # of the paper's PCA
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--pca-fit",
         choices=("extract", "train"),
         default="extract",
-        help="extract: features as extract.py left them, whose PCA has seen the test pictures; train: each run fits a "
+        help="extract: features as extract.py left them, whose PCA has seen the test images; train: each run fits a "
         "PCA of its own on its training pairs, from features.npy (default extract)",
     )
     add(
@@ -149,15 +149,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """From parsed arguments to the run folders and the closing table; all input is checked before the first epoch."""
-    from common.shortage import check_libraries
+    from common.machine.shortage import check_libraries
 
-    check_libraries(["adaptation.stages", "skops.io", "matplotlib.pyplot"])
+    check_libraries(["adaptation.experiment", "skops.io", "matplotlib.pyplot"])
 
-    from adaptation.sources import find_sources, paired_source
-    from adaptation.stages import look_through
-    from common.device import check_precision, tf32, training_device
-    from common.lock import held
-    from common.system import keep_freed_memory
+    from adaptation.data.sources import find_sources, paired_source
+    from adaptation.experiment import look_through
+    from common.machine.device import check_precision, tf32, training_device
+    from common.machine.system import keep_freed_memory
+    from common.storage.lock import held
 
     components = _components(args)
     sources = (
@@ -191,10 +191,10 @@ def _components(args: argparse.Namespace) -> int | None:
 
 def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int | None, device: torch.device) -> Plan:
     """The settings, as far as the pairs admit them."""
+    from adaptation.data.split_pca import Reduction
+    from adaptation.data.splits import check_share
+    from adaptation.experiment import Plan, choose_ks
     from adaptation.memory import GIB
-    from adaptation.reduction import Reduction
-    from adaptation.splits import check_share
-    from adaptation.stages import Plan, choose_ks
     from adaptation.trainer import Settings
 
     tested = check_share(len(surveys[0].names), args.test_split)
@@ -222,7 +222,7 @@ def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int |
 
 def _models(args: argparse.Namespace, sources: Sequence[Source], surveys: Sequence[Survey], plan: Plan) -> list[Model]:
     """Where each model's runs go: one alone to the run folder itself, several to a folder each within."""
-    from adaptation.stages import Model, check_reducible
+    from adaptation.experiment import Model, check_reducible
 
     folders = [args.save / source.folder for source in sources] if len(sources) > 1 else [args.save]
     models = [Model(*given) for given in zip(sources, surveys, folders, strict=True)]
@@ -233,7 +233,7 @@ def _models(args: argparse.Namespace, sources: Sequence[Source], surveys: Sequen
 
 def _run_one(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
     """One model: its runs, and a table of all metrics."""
-    from adaptation.stages import parts, read_models, room_for, run_models
+    from adaptation.experiment import parts, read_models, room_for, run_models
 
     room, placed = room_for(models, plan, args.save, args.overwrite)
     if placed:
@@ -246,8 +246,8 @@ def _run_one(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> N
 
 def _compare(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
     """Several models: their runs, and a table of each model's recalls."""
-    from adaptation.report import check_report, read_report, report_files, write_report
-    from adaptation.stages import compared, parts, room_for, run_models
+    from adaptation.experiment import compared, parts, room_for, run_models
+    from adaptation.reporting.report import check_report, read_report, report_files, write_report
 
     room, placed = room_for(models, plan, args.save, args.overwrite, check_report)
     if not placed:

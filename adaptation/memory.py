@@ -11,8 +11,8 @@ import torch
 
 from adaptation.heads import build_head
 from adaptation.losses import Tiling
-from common.device import free_memory
 from common.errors import InputError
+from common.machine.device import free_memory
 
 FLOAT = 4  # bytes
 COPIES = 10  # of the embeddings of both sides and of what is computed from them, at the worst moment of a step

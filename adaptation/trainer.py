@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptation.data.pairs import Pairs
+from adaptation.data.split_pca import Reduction
+from adaptation.data.splits import Split, draw_split, seeds_of
 from adaptation.heads import HeadStack, build_head
 from adaptation.losses import Tiling, contrast
 from adaptation.metrics import retrieval_metrics
-from adaptation.pairs import Pairs
-from adaptation.reduction import Reduction
-from adaptation.splits import Split, draw_split, seeds_of
 from common.errors import InputError
 
 if TYPE_CHECKING:

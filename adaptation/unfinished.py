@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, listed, printable
-from common.files import partial_name, read_json, sync_folder, write_json
-from common.settings import differences
+from common.record import differences
+from common.storage.files import partial_name, read_json, sync_folder, write_json
 
 FINISHED = re.compile(r"run\d+")
 UNFINISHED, REPLACED, PLAN, PLACING = ".unfinished", ".replaced", "plan.json", "placing.json"

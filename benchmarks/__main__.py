@@ -1,7 +1,7 @@
 """Measures this project beside the plain way and beside the machine's limit: `make bench`, or
 
     python -m benchmarks --stages training --runs 20 --epochs 10
-    python -m benchmarks --stages extraction --pictures 800 --batch-size 64 --compile
+    python -m benchmarks --stages extraction --images 800 --batch-size 64 --compile
     python -m benchmarks --save results.json
 
 Before it times a stage, it checks that both ways give the same numbers. The columns: the plain way, ours, the limit of
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from benchmarks import extraction, pca, startup, table, training
 from common import console
-from common.device import check_precision, choose_device, device_name, tf32
-from common.system import keep_freed_memory
+from common.machine.device import check_precision, choose_device, device_name, tf32
+from common.machine.system import keep_freed_memory
 
 STAGES = ("startup", "training", "extraction", "pca")
 
@@ -40,8 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     number("--repeats", 3, "times that each way is measured; medians are shown")
     add("--precisions", nargs="+", choices=("fp32", "tf32", "bf16", "fp16"), default=("fp32", "bf16"), help="of ours")
     add("--model", default="clip_rn50x4", metavar="NAME", help="backbone, with random weights (default clip_rn50x4)")
-    number("--pictures", 16, "pictures to extract, in pairs")
-    number("--batch-size", 8, "pictures at a time, in both ways")
+    number("--images", 16, "images to extract, in pairs")
+    number("--batch-size", 8, "images at a time, in both ways")
     add("--compile", action="store_true", help="compile the network")
     number("--vectors", 16796, "vectors for the PCA")
     number("--width", 5440, "numbers of a vector")
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     device, precisions = choose_device(args.gpu), tuple(args.precisions)
     for precision in precisions:
         check_precision(precision, device)
-    extracted = extraction.Sizes(args.model, max(1, args.pictures // 2), args.batch_size, precisions, args.compile)
+    extracted = extraction.Sizes(args.model, max(1, args.images // 2), args.batch_size, precisions, args.compile)
     reduced = pca.Sizes(args.vectors, args.width, args.components)
     learned = training.Sizes(args.pairs, 256, tuple(p for p in precisions if p != "fp16"), args.runs, args.epochs)
     stages = {

@@ -1,4 +1,4 @@
-"""Pictures in files -> features in a file: images a second, end to end."""
+"""Images in files -> features in a file: images a second, end to end."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from torch import nn
 
 from benchmarks import plain
 from benchmarks.table import Apart, Row, median_seconds
-from common.device import tf32
-from common.system import cores
-from featuresExtractor.activations import TappedBackbone
-from featuresExtractor.embeddings import FeaturesWriter, read_pairs, row_type
+from common.machine.device import tf32
+from common.machine.system import cores
+from featuresExtractor.backbones.activations import TappedBackbone
+from featuresExtractor.backbones.inference import Forward
+from featuresExtractor.backbones.layers import resolve
+from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
 from featuresExtractor.extractor import extract
-from featuresExtractor.forward import Forward
-from featuresExtractor.images.dataset import Dataset, find_images
+from featuresExtractor.features.features_file import FeaturesWriter, row_type
+from featuresExtractor.features.reader import read_pairs
+from featuresExtractor.images.folders.dataset import Dataset, find_images
 from featuresExtractor.journal import Journal
-from featuresExtractor.layers import resolve
 from featuresExtractor.models import Model
-from featuresExtractor.weights import find_weights, load_backbone
 
-SIZE = (200, 245)  # of the pictures of TLL
+SIZE = (200, 245)  # of the images of TLL
 SAME = 0.999999  # the least cosine between the plain way's features and ours
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is extracted: pairs of pictures, by which model, in which precisions, how many at a time."""
+    """What is extracted: pairs of images, by which model, in which precisions, how many at a time."""
 
     model: str = "clip_rn50x4"
     pairs: int = 8
@@ -78,7 +79,7 @@ def _network(name: str) -> tuple[Model, nn.Module]:
 
 
 def _plain(sizes: Sizes, paths: list[Path], device: torch.device) -> None:
-    """The plain way of all pictures."""
+    """The plain way of all images."""
     model, network = _network(sizes.model)
     with tf32(False):
         plain.features(paths, network.to(device), list(model.layers), model.preprocessing, sizes.batch)
@@ -92,7 +93,7 @@ def _row(sizes: Sizes, precision: str, rates: dict[str, float]) -> Row:
 
 
 def draw_pairs(folder: Path, pairs: int) -> None:
-    """Smooth pictures of random colours as JPEG files."""
+    """Smooth images of random colours as JPEG files."""
     generator = np.random.default_rng(0)
     for side in ("left", "right"):
         (folder / side).mkdir()
@@ -127,7 +128,7 @@ def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
 
 
 def _alone(forward: Forward, images: int) -> None:
-    """The network of a `forward` on as many random pictures that are there already; nothing is read or written."""
+    """The network of a `forward` on as many random images that are there already; nothing is read or written."""
     network = forward.backbone.backbone
     crop = forward.preprocessing.crop
     numbers = torch.randn(forward.batch, 3, crop, crop, device=forward.device, dtype=forward.type)
@@ -145,12 +146,12 @@ def check_same(model: Model, network: nn.Module, dataset: Dataset, device: torch
     few = Dataset(dataset.root, dataset.sides, dataset.items[:2])
     paths = [path for item in few.items for path in item]
     reference = copy.deepcopy(network).to(device)
-    expected = plain.features(paths, reference, list(model.layers), model.preprocessing, 4)  # views, pictures, D
+    expected = plain.features(paths, reference, list(model.layers), model.preprocessing, 4)  # views, images, D
     with tempfile.TemporaryDirectory() as name:
         ours = _forward(model, network, device, Sizes(), "fp32")
         found = read_pairs(_extract(ours, few, Path(name)))
-    pictures = np.stack([found.left, found.right], axis=1).reshape(expected.shape).astype(np.float64)
-    lengths = np.linalg.norm(pictures, axis=-1) * np.linalg.norm(expected, axis=-1)
-    lowest = ((pictures * expected).sum(-1) / lengths).min()
+    images = np.stack([found.left, found.right], axis=1).reshape(expected.shape).astype(np.float64)
+    lengths = np.linalg.norm(images, axis=-1) * np.linalg.norm(expected, axis=-1)
+    lowest = ((images * expected).sum(-1) / lengths).min()
     if not lowest >= SAME:
         sys.exit(f"the features of the two ways differ: cosine {lowest:.8f}")

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import plain
 from benchmarks.table import Row, median_seconds
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, open_features, row_type
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, open_features, row_type
 from featuresExtractor.pca import Moments, Projection, fit_pca
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The plain way, written as one would on a first afternoon: right, and as slow as that.
 
-One thread decodes each view of each picture by itself; fp32, channels first; whole maps go to the host and are pooled
+One thread decodes each view of each image by itself; fp32, channels first; whole maps go to the host and are pooled
 there; Python lists; scikit-learn's PCA; one run after the other, in which cosines are computed again for the metrics,
 sorted twice, and searched by a loop for each k.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def features(
     paths: Sequence[Path], network: nn.Module, layers: Sequence[str], preprocessing: Preprocessing, batch: int
 ) -> NDArray[np.float32]:
-    """The features (views, N, D) of pictures: layers pooled, brought to unit length and concatenated."""
+    """The features (views, N, D) of images: layers pooled, brought to unit length and concatenated."""
     device = next(network.parameters()).device
     maps: dict[str, Tensor] = {}
     hooks = [
@@ -53,7 +53,7 @@ def features(
 
 
 def _image(path: Path, preprocessing: Preprocessing, flip: bool) -> Tensor:
-    """One view of a picture, decoded, resized, cropped and normalised: (3, H, W)."""
+    """One view of an image, decoded, resized, cropped and normalised: (3, H, W)."""
     transform = v2.Compose(
         [
             v2.Resize(preprocessing.resize, v2.InterpolationMode[preprocessing.interpolation.upper()]),

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 
 from common import console
-from common.device import device_name
-from common.files import package_versions
-from common.system import cores
+from common.machine.device import device_name
+from common.machine.system import cores
+from common.storage.files import package_versions
 
 Result = TypeVar("Result")
 HEADER = ("stage", "unit", "plain", "ours", "limit", "x plain", "of limit", "wanted")

@@ -11,14 +11,14 @@ from itertools import islice, pairwise
 
 import torch
 
+from adaptation.data.pairs import Pairs
+from adaptation.data.splits import draw_split, seeds_of
 from adaptation.heads import WIDTH, build_head
 from adaptation.losses import Tiling
-from adaptation.pairs import Pairs
-from adaptation.splits import draw_split, seeds_of
 from adaptation.trainer import Settings, train_runs
 from benchmarks import plain
 from benchmarks.table import Apart, Row, median_seconds
-from common.device import tf32
+from common.machine.device import tf32
 
 LOSS = 1e-5  # by which losses may differ, beside their size
 WANTED = {"fp32": (2.0, 1 / 1.4), "bf16": (4.0, None)}

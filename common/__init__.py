@@ -1,4 +1,4 @@
-"""What both halves stand on: errors a user can act on, the console, devices, files written whole, lists of names."""
+"""What both halves stand on: errors a user can act on, the console, records, vectors, storage, names, the machine."""
 
 import os
 

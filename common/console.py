@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.errors import InputError, printable
+from common.machine.system import BROKEN_PIPE
 from common.stopping import Stopped, stoppable
-from common.system import BROKEN_PIPE
 
 
 def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothing is kept") -> int:
@@ -44,7 +44,7 @@ def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothi
 
 def _line(error: Exception) -> str | None:
     """The line for wrong input, for what the system refuses and for a full memory; None for a fault of the program."""
-    from common.shortage import explained
+    from common.machine.shortage import explained
 
     if line := explained(error):
         return printable(line)

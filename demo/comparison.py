@@ -3,7 +3,7 @@
     python -m demo.comparison [FOLDER]
 
 FOLDER (default comparison-output) is made anew each time. The same pairs, the same splits, twice: with the PCA fitted
-on all pictures as in the paper, and on each run's training pairs alone.
+on all images as in the paper, and on each run's training pairs alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common.console import guarded
 from common.errors import InputError
 from demo.pairs import draw_pairs
 from demo.steps import make_anew, run_commands
-from featuresExtractor.fetch import in_package
+from featuresExtractor.backbones.weights.fetch import in_package
 
 LAYERS = "blocks.0,blocks.1,blocks.2,blocks.4,blocks.6,bn2"  # those of the table's efficientnet_lite0
 PACKAGED = {

@@ -2,7 +2,7 @@
 
 left/1F600.png is U+1F600 in colour (OpenMoji, https://openmoji.org), right/1F600.png the same code point as a black
 outline (Noto Emoji, https://github.com/googlefonts/noto-emoji). Both show the same thing, so the file names are the
-ground truth. It is not quite unique: Noto Emoji draws 13 code points as 5 pictures (U+1F46B, U+1F46C and U+1F46D alike,
+ground truth. It is not quite unique: Noto Emoji draws 13 code points as 5 images (U+1F46B, U+1F46C and U+1F46D alike,
 for example), and 6 of OpenMoji's drawings form 3 near-identical couples.
 """
 
@@ -22,8 +22,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from common.console import guarded
 from common.errors import InputError, printable
 
-PICTURE_SIDE = 288
-"""Width and height of a picture, in pixels."""
+IMAGE_SIDE = 288
+"""Width and height of an image, in pixels."""
 
 LOWEST_CODE_POINT = 0x2101
 """Below lie digits, (c), (r), the zero-width joiner U+200D and the keycap U+20E3."""
@@ -34,13 +34,13 @@ EXCLUDED = (
     range(0xFE00, 0xFE10),  # variation selectors
     range(0xE0000, 0xE0080),  # tags
 )
-"""Code points that stand for no picture of their own."""
+"""Code points that stand for no image of their own."""
 
 
 @dataclass(frozen=True)
 class Typeface:
     """A font file inside an installed package; em is the font size in pixels at which its widest emoji
-    spans 7/8 of the picture: what the usual centre crop leaves."""
+    spans 7/8 of the image: what the usual centre crop leaves."""
 
     distribution: str
     package: str
@@ -53,11 +53,11 @@ NOTO_EMOJI = Typeface("manimgx-fonts", "manimgx_fonts", "NotoEmoji[wght].ttf", e
 SIDES = {"left": OPENMOJI, "right": NOTO_EMOJI}
 
 LICENCE_TEXT = """\
-The pictures in this folder were drawn from two fonts, one glyph to a picture; only size and place were chosen here.
+The images in this folder were drawn from two fonts, one glyph to an image; only size and place were chosen here.
 
 left/   OpenMoji, by the OpenMoji project (HfG Schwaebisch Gmuend and contributors), https://openmoji.org
         Licence: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/
-        The pictures in left/ are under the same licence.
+        The images in left/ are under the same licence.
         Font file {left.file} of the Python package {left.distribution} {left_version}.
 
 right/  Noto Emoji, Copyright 2013 Google LLC, https://github.com/googlefonts/noto-emoji
@@ -87,7 +87,7 @@ def shared_code_points() -> list[int]:
 
 
 def draw_pairs(folder: Path, limit: int | None = None) -> int:
-    """Draws folder/left/HEX.png and folder/right/HEX.png, RGB, PICTURE_SIDE square, and folder/LICENSES.txt.
+    """Draws folder/left/HEX.png and folder/right/HEX.png, RGB, IMAGE_SIDE square, and folder/LICENSES.txt.
 
     Without limit all shared code points, otherwise limit of them at even steps; the same call gives the same bytes.
     Returns the number of pairs. InputError: a font is missing, limit is out of range, the folder cannot be written or
@@ -134,15 +134,15 @@ def _prepare(folder: Path, names: set[str]) -> None:
 
 def _drawing(font: ImageFont.FreeTypeFont, point: int) -> Image.Image:
     """The glyph at the font's one size, its ink centred: small emoji stay smaller than large ones."""
-    centre = PICTURE_SIDE
+    centre = IMAGE_SIDE
     canvas = Image.new("RGB", (2 * centre, 2 * centre), "white")
     ImageDraw.Draw(canvas).text((centre, centre), chr(point), "black", font, anchor="mm", embedded_color=True)
     # A colour glyph's ink lies in its layers, which the font's own glyph box does not cover.
     ink = ImageChops.invert(canvas).getbbox()
-    if ink is None or max(ink[2] - ink[0], ink[3] - ink[1]) > PICTURE_SIDE:
-        raise InputError(f"U+{point:04X}: {font.getname()[0]} draws nothing or more than {PICTURE_SIDE} pixels")
-    left, top = ((ink[axis] + ink[axis + 2] - PICTURE_SIDE) // 2 for axis in (0, 1))
-    return canvas.crop((left, top, left + PICTURE_SIDE, top + PICTURE_SIDE))
+    if ink is None or max(ink[2] - ink[0], ink[3] - ink[1]) > IMAGE_SIDE:
+        raise InputError(f"U+{point:04X}: {font.getname()[0]} draws nothing or more than {IMAGE_SIDE} pixels")
+    left, top = ((ink[axis] + ink[axis + 2] - IMAGE_SIDE) // 2 for axis in (0, 1))
+    return canvas.crop((left, top, left + IMAGE_SIDE, top + IMAGE_SIDE))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

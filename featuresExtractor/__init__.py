@@ -1,6 +1,6 @@
 """Images -> features of a frozen pretrained network.
 
-`models` is the table of backbones, `weights` builds and fills one, `transforms` prepares pictures, `images` finds and
-reads them, `activations` taps the layers, `extractor` is the one loop, `embeddings` the file of features, `pca` the
-reduction, `processor` what is asked to become of the features, `provenance` where they come from, `stages` a whole job.
+`models` is the table of backbones, `transforms` prepares images, `processor` says what becomes of the layers; `images`
+finds and reads images, `backbones` builds and runs the networks, `features` is the file between both halves, `pca` the
+reduction, `pipeline` the whole.
 """

@@ -1,4 +1,4 @@
-"""The one loop: pictures are read ahead, go through the backbone once a view, and their features are written."""
+"""The one loop: images are read ahead, go through the backbone once a view, and their features are written."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tqdm import tqdm
 from common.console import duration
 from common.errors import InputError, listed, printable
 from common.progress import progress
-from featuresExtractor.embeddings import FeaturesWriter, make_rows
-from featuresExtractor.forward import Drift, Forward
-from featuresExtractor.images.dataset import Dataset, Remark, Skipped
+from featuresExtractor.backbones.inference import Drift, Forward
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows
+from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped
 from featuresExtractor.images.loader import Batch, read_batches
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.journal import Done, Journal, changed, left_to_do
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 @dataclass
 class Report:
     """What an extraction did: items that are written, what was left out, remarks about the images, how far the features
-    are from those of fp32 where they are in another precision; and of this call the pictures and the seconds spent on
+    are from those of fp32 where they are in another precision; and of this call the images and the seconds spent on
     each part."""
 
     written: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     drift: Drift | None = None
-    pictures: int = 0
+    images: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"waiting for images": 0.0, "forward": 0.0, "writing": 0.0}
     )
 
     def summary(self) -> str:
-        """One line: pictures, time, rate, and where the time went."""
+        """One line: images, time, rate, and where the time went."""
         total = sum(self.seconds.values())
         shares = ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in self.seconds.items())
-        return f"{self.pictures:,} pictures in {duration(total)}, {self.pictures / total:.1f} images/s ({shares})"
+        return f"{self.images:,} images in {duration(total)}, {self.images / total:.1f} images/s ({shares})"
 
 
 class _Clock:
@@ -72,8 +72,8 @@ def extract(
     """Writes the features of every item of `dataset` that the journal does not have yet, each output to its file;
     returns what was done.
 
-    Threads read pictures ahead and one writes, so that the device need not wait for either. An unreadable picture is
-    an InputError that names it; with `skip` its whole item is left out and reported. So are pictures that were changed
+    Threads read images ahead and one writes, so that the device need not wait for either. An unreadable image is
+    an InputError that names it; with `skip` its whole item is left out and reported. So are images that were changed
     meanwhile.
     """
     report, clock = Report(), _Clock()
@@ -96,7 +96,7 @@ def extract(
             _tell_drift(forward, journal)
             written = pool.submit(_write, dataset, batch, outputs, writers, journal)
             report.seconds["writing"] += clock.lap()
-            report.pictures += len(batch.indices) * sides * views
+            report.images += len(batch.indices) * sides * views
             bar.update(len(batch.items) * sides * views)
         _finish(written)
     report.seconds["writing"] += clock.lap()
@@ -116,7 +116,7 @@ def kept(dataset: Dataset, journal: Journal) -> NDArray[np.bool_]:
 
 
 def _check_unchanged(dataset: Dataset, journal: Journal) -> None:
-    """InputError when pictures that were used are no longer those that were there at the start."""
+    """InputError when images that were used are no longer those that were there at the start."""
     if names := [name for done in journal.done for index, name in changed(dataset, done) if index not in done.left_out]:
         raise InputError(
             f"{dataset.root}: changed or gone since the start: {listed(names)}; put back what is gone, and the same "
@@ -179,7 +179,7 @@ def _placed(by_item: NDArray[np.float32], good: Sequence[int], count: int) -> ND
 
 
 def _check_finite(features: NDArray[np.float32], names: Sequence[str]) -> None:
-    """InputError that names the first picture whose features (views, pictures, ...) are no numbers."""
+    """InputError that names the first image whose features (views, images, ...) are no numbers."""
     good = np.isfinite(features).all(axis=(0, *range(2, features.ndim)))
     if not good.all():
         name = printable(names[int(good.argmin())])

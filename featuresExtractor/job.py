@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from featuresExtractor.images.dataset import Dataset
+from featuresExtractor.images.folders.dataset import Dataset
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.models import Model
 from featuresExtractor.processor import Processor, Reduction
@@ -19,7 +19,7 @@ class Job:
     """One model's features of one dataset.
 
     `folder` receives the files; `weights` and `seed` are those of `find_weights`; `batch` bounds the images at a time;
-    with `links` pictures may lie outside of the dataset's folder; `decoding` is how files become RGB; `flags` is what
+    with `links` images may lie outside of the dataset's folder; `decoding` is how files become RGB; `flags` is what
     the user said, for the record.
     """
 

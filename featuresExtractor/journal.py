@@ -1,7 +1,7 @@
 """What an unfinished extraction has done, so that it can go on: lines of JSON beside the unfinished files.
 
 The first line says what is extracted and how; then there is a line for each batch that was written, with checksums of
-its rows and the state of its pictures when they were read; the last one says that all files are whole and only want
+its rows and the state of its images when they were read; the last one says that all files are whole and only want
 their names. A line stands there when what it tells of was written; one that was cut short is as good as none.
 """
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError, printable
-from common.files import is_whole, sync_folder, write_json
+from common.machine.system import open_own
 from common.progress import progress
-from common.settings import differences
-from common.system import open_own
-from featuresExtractor.embeddings import FeaturesWriter, unfinished_names
-from featuresExtractor.forward import Drift
-from featuresExtractor.images.dataset import Dataset, Remark, Skipped, State, state_of
+from common.record import differences
+from common.storage.files import is_whole, sync_folder, write_json
+from featuresExtractor.backbones.inference import Drift
+from featuresExtractor.features.features_file import FeaturesWriter, unfinished_names
+from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped, State, state_of
 
 
 @dataclass(frozen=True)
 class Done:
-    """A batch that was written: its items, the state of their pictures at the start, the items left out, why, a
+    """A batch that was written: its items, the state of their images at the start, the items left out, why, a
     checksum of its rows in each file, and remarks about its images."""
 
     items: range
@@ -117,9 +117,7 @@ class Journal:
             self.begun = dict(line["begun"])
         elif "drift" in line:
             told = line["drift"]
-            self.drift = Drift(
-                str(told["precision"]), int(told["pictures"]), float(told["lowest"]), float(told["mean"])
-            )
+            self.drift = Drift(str(told["precision"]), int(told["images"]), float(told["lowest"]), float(told["mean"]))
         elif "sealed" in line:
             sealed = [{"file": _own(one["file"]), "facts": dict(one["facts"])} for one in line["sealed"]]
             for name, one in zip(self.files, sealed, strict=True):
@@ -142,7 +140,7 @@ class Journal:
         self.remove()
 
     def begin(self, begun: Mapping[str, Any], batch: int) -> None:
-        """Opens the journal: to go on, or at its beginning where there was none. `batch` pictures go at a time."""
+        """Opens the journal: to go on, or at its beginning where there was none. `batch` images go at a time."""
         if fresh := self.begun is None:
             self.path.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -207,8 +205,8 @@ class Journal:
         self._forget()
 
     def verify(self, dataset: Dataset, writers: Sequence[FeaturesWriter]) -> None:
-        """Keeps the batches whose rows are as they were written and whose pictures are as they were read; the others,
-        which a power cut or a change of pictures leaves, are done again."""
+        """Keeps the batches whose rows are as they were written and whose images are as they were read; the others,
+        which a power cut or a change of images leaves, are done again."""
         good: list[Done] = []
         with progress(self.items, "check", dataset.kind) as bar:
             for done in sorted(self.done, key=Done.first):
@@ -228,7 +226,7 @@ def _own(name: Any) -> str:
 
 def left_to_do(count: int, size: int, done: Sequence[range]) -> list[range]:
     """The parts, of `size` items at most, of all `count` items that are not `done`; the same ones as without an
-    interruption, so that each batch holds the same pictures."""
+    interruption, so that each batch holds the same images."""
     parts, start = [], 0
     for part in (*sorted(done, key=lambda items: items.start), range(count, count)):
         parts += [range(first, min(first + size, part.start)) for first in range(start, part.start, size)]
@@ -238,16 +236,16 @@ def left_to_do(count: int, size: int, done: Sequence[range]) -> list[range]:
 
 def _fits(done: Done, start: int, dataset: Dataset) -> bool:
     """Whether a batch is of this dataset, not before `start`, where the batch before it ends, and of unchanged
-    pictures. (One that was left out may be good now.)"""
+    images. (One that was left out may be good now.)"""
     inside = start <= done.items.start < done.items.stop <= len(dataset) and done.items.step == 1
     return inside and len(done.states) == len(done.items) * len(dataset.sides) and not changed(dataset, done)
 
 
 def changed(dataset: Dataset, done: Done) -> list[tuple[int, str]]:
-    """The pictures of a batch that are not as they were at the start: the index of their item, and their name."""
-    pictures = [(index, path) for index in done.items for path in dataset.items[index]]
+    """The images of a batch that are not as they were at the start: the index of their item, and their name."""
+    images = [(index, path) for index in done.items for path in dataset.items[index]]
     return [
         (index, dataset.name(path))
-        for (index, path), state in zip(pictures, done.states, strict=True)
+        for (index, path), state in zip(images, done.states, strict=True)
         if state_of(path) != state
     ]

@@ -19,7 +19,7 @@ class Model:
     the weights that `tag` names come from: `hub:REPOSITORY/FILE` on the model hub, `package:PACKAGE/FILE` in an
     installed package, or a URL; empty where there are none. `layers` maps the path of a module to the number of its
     channels. Where a layer gives tokens, `tokens` says what becomes of them, `class` or `mean`, and `prefix` how many
-    of them (class token, registers) stand before those of the picture's patches. `paper` marks the 37 of the paper.
+    of them (class token, registers) stand before those of the image's patches. `paper` marks the 37 of the paper.
     `revision` is the commit of a repository on the hub; None for its newest when it is first fetched.
     """
 
@@ -46,7 +46,7 @@ class Model:
 
     @property
     def preprocess(self) -> str:
-        """`paper` where the pictures are made ready as in the paper's code and not as the weights were trained."""
+        """`paper` where the images are made ready as in the paper's code and not as the weights were trained."""
         return "paper" if self.preprocessing == PAPER_224 else "own"
 
     @property
@@ -98,8 +98,8 @@ CARON = "Caron et al., arXiv:2104.14294"
 def _clip(name: str, architecture: str, repository: str, layers: Mapping[str, int], size: int) -> Model:
     """A row of OpenAI's weights, which open_clip finds on the hub."""
     weights = f"hub:timm/{repository}/open_clip_model.safetensors"
-    pictures = Preprocessing(size, size, "bicubic", CLIP_MEAN, CLIP_STD)
-    return Model(name, "CLIP", "open_clip", architecture, "openai", weights, layers, pictures, "MIT", RADFORD)
+    images = Preprocessing(size, size, "bicubic", CLIP_MEAN, CLIP_STD)
+    return Model(name, "CLIP", "open_clip", architecture, "openai", weights, layers, images, "MIT", RADFORD)
 
 
 def _torchvision(name: str, file: str, layers: Mapping[str, int], source: str = HE) -> Model:
@@ -109,12 +109,12 @@ def _torchvision(name: str, file: str, layers: Mapping[str, int], source: str = 
 
 
 def _timm(
-    name: str, family: str, tagged: str, layers: Mapping[str, int], pictures: Preprocessing, licence: str, source: str
+    name: str, family: str, tagged: str, layers: Mapping[str, int], images: Preprocessing, licence: str, source: str
 ) -> Model:
     """A row of timm's: `tagged` is ARCHITECTURE.TAG, which is also its repository on the hub."""
     architecture, tag = tagged.split(".")
     weights = f"hub:timm/{tagged}/model.safetensors"
-    return Model(name, family, "timm", architecture, tag, weights, layers, pictures, licence, source)
+    return Model(name, family, "timm", architecture, tag, weights, layers, images, licence, source)
 
 
 def _bit(name: str, tagged: str, factor: int) -> Model:
@@ -124,9 +124,9 @@ def _bit(name: str, tagged: str, factor: int) -> Model:
     return _timm(name, "BiT-M ImageNet-21k", tagged, layers, BIT_224, FREE, KOLESNIKOV)
 
 
-def _vit(name: str, family: str, tagged: str, width: int, pictures: Preprocessing, source: str) -> Model:
+def _vit(name: str, family: str, tagged: str, width: int, images: Preprocessing, source: str) -> Model:
     """A row of timm's vision transformers: the class token behind the last norm."""
-    return _class_token(_timm(name, family, tagged, {"norm": width}, pictures, FREE, source))
+    return _class_token(_timm(name, family, tagged, {"norm": width}, images, FREE, source))
 
 
 def _class_token(row: Model) -> Model:
@@ -206,7 +206,7 @@ def find_model(name: str) -> Model:
     """Return the row called `name`; InputError names the nearest rows, and addresses of networks of the libraries."""
     names = [model.name for model in MODELS]
     if name not in names:
-        from featuresExtractor.suggestions import did_you_mean  # which imports the libraries
+        from featuresExtractor.backbones.suggestions import did_you_mean  # which imports the libraries
 
         raise InputError(
             f"unknown model '{name}'{did_you_mean(name, names)} extract.py --list-models shows all; any other network "
@@ -227,21 +227,6 @@ def find_models(names: list[str]) -> list[str]:
 
 
 def as_in_the_paper(model: Model) -> Model:
-    """The model with the pictures made ready as in the paper's code: those of CLIP's mean and deviation as they were,
+    """The model with the images made ready as in the paper's code: those of CLIP's mean and deviation as they were,
     any other's squashed."""
     return model if model.preprocessing.mean == CLIP_MEAN else replace(model, preprocessing=PAPER_224)
-
-
-HEADER = ("model", "family", "layers", "width", "input", "weights from", "here", "licence")
-
-
-def listing() -> list[list[str]]:
-    """The table's rows as text, under `HEADER`; `here` says whether the weights are on this machine."""
-    from featuresExtractor.fetch import on_this_machine, place
-
-    def row(m: Model) -> list[str]:
-        here = "yes" if on_this_machine(m) else "no"
-        size = f"{m.preprocessing.crop} px"
-        return [m.name, m.family, " ".join(m.layers), f"{m.width:,}", size, place(m.weights), here, m.licence]
-
-    return [row(model) for model in MODELS]

@@ -16,10 +16,10 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from common.archives import canonical, check_archive
-from common.device import float64_device, free_memory, tf32
 from common.errors import InputError, OutOfMemory
-from common.files import written_whole
+from common.machine.device import float64_device, free_memory, tf32
+from common.storage.archives import canonical, check_archive
+from common.storage.files import written_whole
 from common.vectors import power_of_two
 from featuresExtractor.eigen import leading_eigenpairs
 from featuresExtractor.features.alike import ALIKE, CAUSES

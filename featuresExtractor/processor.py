@@ -1,4 +1,4 @@
-"""What becomes of the layers of a picture: the four processors behind `-p`.
+"""What becomes of the layers of an image: the four processors behind `-p`.
 
 save          each layer as it is                               save_<layer>.npy
 pca N         each layer pooled, then reduced to N numbers      pooled.npy, pcaN_<layer>.npy, pcaN_<layer>.skops
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from sklearn.decomposition import PCA
 
-    from featuresExtractor.embeddings import Features, FeaturesWriter, Rows
+    from featuresExtractor.features.features_file import Features, FeaturesWriter, Rows
     from featuresExtractor.pca import Projection
 
 

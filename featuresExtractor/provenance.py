@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import check_whole, package_versions, read_json, sha256, write_json
-from common.settings import differences
+from common.record import differences
+from common.storage.files import check_whole, package_versions, read_json, sha256, write_json
+from featuresExtractor.backbones.weights.loading import Weights
 from featuresExtractor.extractor import Report
-from featuresExtractor.images.dataset import Dataset
+from featuresExtractor.images.folders.dataset import Dataset
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.models import Model
-from featuresExtractor.weights import Weights
 
 POOLING = {
     "raw": "none: each layer as it is",

@@ -1,4 +1,4 @@
-"""Small things that many tests need: pictures, a tiny backbone, empty caches, and one CLIP RN50x4 for all of them."""
+"""Small things that many tests need: images, a tiny backbone, empty caches, and one CLIP RN50x4 for all of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TINY = Model(
 )
 
 
-def draw_picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+def draw_image(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
     """Writes random coarse RGB blocks of `size` (width, height) in the format of the path's suffix."""
     generator = np.random.default_rng(seed)
     blocks = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
@@ -69,9 +69,9 @@ def _no_network() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[..., Path]:
-    """`picture(path, size, seed)` writes a random picture and returns its path."""
-    return draw_picture
+def image() -> Callable[..., Path]:
+    """`image(path, size, seed)` writes a random image and returns its path."""
+    return draw_image
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def pairs(tmp_path: Path) -> Callable[..., Path]:
 
     def make(count: int = 3) -> Path:
         for number in range(count):
-            draw_picture(tmp_path / "pairs" / "left" / f"a{number}.png", (41 + number, 33), 2 * number)
-            draw_picture(tmp_path / "pairs" / "right" / f"a{number}.png", (35, 52 - number), 2 * number + 1)
+            draw_image(tmp_path / "pairs" / "left" / f"a{number}.png", (41 + number, 33), 2 * number)
+            draw_image(tmp_path / "pairs" / "right" / f"a{number}.png", (35, 52 - number), 2 * number + 1)
         return tmp_path / "pairs"
 
     return make

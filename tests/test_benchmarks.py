@@ -15,12 +15,12 @@ import torch
 from benchmarks import __main__ as benchmarks
 from benchmarks import extraction, pca, plain, startup, training
 from benchmarks.table import Apart, Row, median_seconds, shown
-from common import device as devices
-from featuresExtractor.images.dataset import find_images
+from common.machine import device as devices
+from featuresExtractor.images.folders.dataset import find_images
 from featuresExtractor.pca import fit_pca
 
 CPU = torch.device("cpu")
-SMALL = ["--repeats", "1", "--pictures", "4", "--batch-size", "4", "--model", "resnet18"]
+SMALL = ["--repeats", "1", "--images", "4", "--batch-size", "4", "--model", "resnet18"]
 SMALL += ["--vectors", "300", "--width", "60", "--components", "5", "--pairs", "60", "--epochs", "2", "--cpu"]
 
 

@@ -65,12 +65,12 @@ def test_what_is_not_read_is_in_the_output_and_in_the_json_and_counts_when_stric
     code: int,
     command: Command,
     pairs: Callable[..., Path],
-    picture: Callable[..., Path],
+    image: Callable[..., Path],
     save: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = pairs(2)
-    picture(root / "left" / "more" / "m.png")
+    image(root / "left" / "more" / "m.png")
     for name in ("raw.dng", "notes.txt", ".DS_Store"):
         (root / "right" / name).write_bytes(b"II*\0" + bytes(50))
     (root / "right" / "scan.jxl").write_bytes(b"\xff\x0a" + bytes(50))
@@ -121,12 +121,12 @@ def test_mpo_is_read(command: Command, pairs: Callable[..., Path], save: Path) -
 
 
 def test_subfolders_are_read_when_asked_for_and_trained_on(
-    command: Command, picture: Callable[..., Path], save: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, image: Callable[..., Path], save: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = [f"{folder}/{number:04}.png" for folder in ("cat", "dog") for number in range(6)]
     for number, name in enumerate(wanted):
-        picture(tmp_path / "set" / "left" / name, seed=number)
-        picture(tmp_path / "set" / "right" / name.replace("png", "jpg"), seed=number + 50)
+        image(tmp_path / "set" / "left" / name, seed=number)
+        image(tmp_path / "set" / "right" / name.replace("png", "jpg"), seed=number + 50)
     assert command(tmp_path / "set") == 2
     told = capsys.readouterr().err
     assert "no images found in left/ and right/; 24 files are not read: left/cat/ (6 images), left/dog/ (6 " in told
@@ -160,11 +160,11 @@ def without_heif(root: Path, save: Path, *words: str) -> subprocess.CompletedPro
 
 
 def test_heic_on_one_side_is_the_reason_of_its_pair(
-    pairs: Callable[..., Path], save: Path, picture: Callable[..., Path]
+    pairs: Callable[..., Path], save: Path, image: Callable[..., Path]
 ) -> None:
     root = pairs(2)
     (root / "left" / "IMG_0001.HEIC").write_bytes(HEIC)
-    picture(root / "right" / "IMG_0001.png")
+    image(root / "right" / "IMG_0001.png")
     ended = without_heif(root, save)
     told = f"extract.py: error: {root}: left/IMG_0001.HEIC: {NO_HEIF}; --on-error skip leaves them out\n"
     assert (ended.returncode, ended.stderr) == (2, told)

@@ -21,12 +21,15 @@ from PIL import Image
 from scipy import stats
 
 import train
-from adaptation import memory, plots, results, stages, trainer
-from adaptation.pairs import Survey
+from adaptation import experiment as stages
+from adaptation import memory, trainer
+from adaptation.data.pairs import Survey
+from adaptation.reporting import plots
+from adaptation.reporting import run_folder as results
 from adaptation.unfinished import Unfinished
-from common.files import sha256
-from common.lock import held
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from common.storage.files import sha256
+from common.storage.lock import held
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
 from featuresExtractor.pca import load_pca
 
 PAIRS, NUMBERS, RUNS = 40, 12, 3
@@ -214,7 +217,7 @@ def test_the_json_tells_where_the_numbers_come_from(finished: Path, features: Pa
         "weak": (12, "weak"),
     }
     assert {record["model"]: (record["width"], record["pca"]) for record in report["records"]} == {
-        "clip_rn50x4": (6, "all pictures"),
+        "clip_rn50x4": (6, "all images"),
         "timm/vit_b.lvd142m": (12, "none"),
         "weak": (12, "none"),
     }
@@ -734,9 +737,7 @@ def test_features_that_were_reduced_are_refused(
 ) -> None:
     file = features / "m0" / "features_pca6.npy"
     told = refused(capsys, [*call(tmp_path / "runs", file), "--pca-fit", "train", "--components", "4"])
-    assert told.startswith(
-        f"{file}: was reduced by extract.py, on all pictures; --pca-fit train takes the features.npy"
-    )
+    assert told.startswith(f"{file}: was reduced by extract.py, on all images; --pca-fit train takes the features.npy")
     assert not (tmp_path / "runs").exists()
 
 

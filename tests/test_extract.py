@@ -27,13 +27,13 @@ from torchvision import transforms as tv
 
 import extract
 import train
-from common.lock import held
+from common.storage.lock import held
 from featuresExtractor import models
+from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
 from featuresExtractor.job import Job
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
 from featuresExtractor.provenance import settings
-from featuresExtractor.weights import Weights, find_weights, load_backbone, random_network
 
 ROOT = Path(extract.__file__).parent
 CLIP_LAYERS = ("layer1", "layer2", "layer3", "layer4", "attnpool")
@@ -51,12 +51,12 @@ def facts(path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def odd_pairs(picture: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def odd_pairs(image: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pairs of odd sizes: left .jpg, right .png."""
     root = tmp_path_factory.mktemp("odd")
     for number in range(3):
-        picture(root / "left" / f"p{number}.jpg", ODD_SIZES[2 * number], 2 * number)
-        picture(root / "right" / f"p{number}.png", ODD_SIZES[2 * number + 1], 2 * number + 1)
+        image(root / "left" / f"p{number}.jpg", ODD_SIZES[2 * number], 2 * number)
+        image(root / "right" / f"p{number}.png", ODD_SIZES[2 * number + 1], 2 * number + 1)
     return root
 
 
@@ -70,7 +70,7 @@ def clip_run(odd_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reference_features(tower: nn.Module, paths: list[Path], flip: bool) -> Tensor:
-    """torchvision's preprocessing, hooks, mean over space, F.normalize, cat: the features (n, 5440) of n pictures."""
+    """torchvision's preprocessing, hooks, mean over space, F.normalize, cat: the features (n, 5440) of n images."""
     mode = tv.InterpolationMode.BICUBIC
     steps = tv.Compose([tv.Resize(288, mode), tv.CenterCrop(288), tv.ToTensor(), tv.Normalize(*CLIP_NORMALISATION)])
     prepared: Tensor = torch.stack([steps(Image.open(path).convert("RGB")) for path in paths])
@@ -94,7 +94,7 @@ def tower_of(clip: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_clip_features_are_the_references_for_every_picture(
+def test_clip_features_are_the_references_for_every_image(
     flip: bool, clip: nn.Module, clip_run: Path, odd_pairs: Path
 ) -> None:
     rows = np.load(clip_run / "features.npy")
@@ -108,8 +108,8 @@ def test_clip_features_are_the_references_for_every_picture(
     assert (found - expected).abs().max() < 1e-5
 
 
-def test_clip_features_tell_pictures_and_views_apart(clip_run: Path) -> None:
-    # Otherwise the test above could not fail by taking one picture for another.
+def test_clip_features_tell_images_and_views_apart(clip_run: Path) -> None:
+    # Otherwise the test above could not fail by taking one image for another.
     rows = np.load(clip_run / "features.npy")
     vectors = np.concatenate([rows["left"], rows["right"]]).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -194,7 +194,7 @@ def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the backbone works again")
 
-    monkeypatch.setattr("featuresExtractor.stages.Forward", refuse)
+    monkeypatch.setattr("featuresExtractor.pipeline.Forward", refuse)
 
 
 def refused(command: Command, capsys: pytest.CaptureFixture[str], *words: Any) -> str:
@@ -213,10 +213,10 @@ def test_start_line_tells_model_device_precision_pairs_and_views(
     assert command(pairs(3), "-b", "2", "--workers", "1") == 0
     first, made, last = capsys.readouterr().out.splitlines()
     threads = torch.get_num_threads()
-    expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 views, 2 pictures at a time, 1 reading"
+    expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 views, 2 images at a time, 1 reading"
     assert first == expected
-    assert made.endswith(": 3 pairs, 320 numbers a picture")
-    assert last.startswith("12 pictures in ")
+    assert made.endswith(": 3 pairs, 320 numbers an image")
+    assert last.startswith("12 images in ")
     assert " images/s (" in last
 
 
@@ -306,16 +306,16 @@ def test_subset_keeps_the_named_pairs(command: Command, pairs: Callable[..., Pat
     assert features_of(save)["left_name"].tolist() == ["a1.png", "a3.png"] * 2
 
 
-def test_unreadable_pictures_and_orphans_are_left_out_and_told_when_asked_for(
+def test_unreadable_images_and_orphans_are_left_out_and_told_when_asked_for(
     command: Command,
     pairs: Callable[..., Path],
     save: Path,
-    picture: Callable[..., Path],
+    image: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = pairs(4)
-    (root / "right" / "a1.png").write_bytes(b"no picture")
-    picture(root / "left" / "alone.png")
+    (root / "right" / "a1.png").write_bytes(b"no image")
+    image(root / "left" / "alone.png")
     assert command(root, "--on-error", "skip") == 0
     told = save / "tiny" / "features.json"
     assert f"warning: 2 left out; {told} tells which and why" in capsys.readouterr().err.splitlines()
@@ -345,7 +345,7 @@ def test_replacing_leaves_no_other_json_beside_new_features(
     assert not (save / "tiny" / "features.json").exists()
     assert (save / "tiny" / "features.npy").read_bytes() == old
     with monkeypatch.context() as patch:
-        patch.setattr("featuresExtractor.stages.Forward", power_cut)  # all that is missing are the names
+        patch.setattr("featuresExtractor.pipeline.Forward", power_cut)  # all that is missing are the names
         assert command(root, *words) == 0
     assert command(root, *words, "-s", str(tmp_path / "uncut")) == 0
     assert (save / "tiny" / "features.npy").read_bytes() == (tmp_path / "uncut/tiny/features.npy").read_bytes() != old
@@ -424,7 +424,7 @@ def test_disk_without_room_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("words", [["adapt"], ["adapt-pca", "2"], ["pca", "2"], ["adapt", "--no-data-aug"]])
-def test_pictures_that_are_all_the_same_are_refused(
+def test_images_that_are_all_the_same_are_refused(
     words: list[str],
     command: Command,
     pairs: Callable[..., Path],
@@ -536,7 +536,7 @@ def test_what_failed_is_told_at_the_end_and_the_same_command_goes_on_with_it(
         loaded.append(model.name)
         return load_backbone(model, weights)
 
-    monkeypatch.setattr("featuresExtractor.stages.load_backbone", noted)
+    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", noted)
     assert several(root, *BOTH) == 0
     assert loaded == ["tiny"]
     assert (save / "tiny" / "features.npy").exists()
@@ -593,8 +593,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         caught.append(job)
         return 0
 
-    monkeypatch.setattr("featuresExtractor.stages.run_all", catch)
-    monkeypatch.setattr("featuresExtractor.stages.run_job", catch_one)
+    monkeypatch.setattr("featuresExtractor.pipeline.run_all", catch)
+    monkeypatch.setattr("featuresExtractor.pipeline.run_job", catch_one)
     return caught
 
 
@@ -620,7 +620,7 @@ def test_one_model_is_the_papers_when_none_is_named(
 # --- preprocessing as in the paper ---
 
 
-def test_paper_preprocessing_squashes_the_pictures(
+def test_paper_preprocessing_squashes_the_images(
     command: Command, pairs: Callable[..., Path], save: Path, tiny_model: Model, tmp_path: Path
 ) -> None:
     root = pairs(2)
@@ -675,11 +675,11 @@ def test_paper_preprocessing_is_for_every_model_but_clip(
     assert others == {(224, True)}
 
 
-def test_network_that_cannot_take_the_papers_pictures_is_told(
+def test_network_that_cannot_take_the_papers_images_is_told(
     command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", "timm/test_vit_relpos", "--preprocess", "paper"]  # 160 pixels, and no others
-    expected = "timm/test_vit_relpos: takes no pictures of 224 pixels, which --preprocess paper gives: Input height "
+    expected = "timm/test_vit_relpos: takes no images of 224 pixels, which --preprocess paper gives: Input height "
     assert refused(command, capsys, pairs(1), *words).startswith(expected)
     assert not list(save.rglob("*.*"))
 
@@ -688,7 +688,7 @@ def test_network_that_cannot_take_the_papers_pictures_is_told(
 
 
 def intermediate(name: str, paths: list[Path], block: int, tokens: str) -> Tensor:
-    """timm's own feature interface: what a block says of pictures, its class token or the mean of its others."""
+    """timm's own feature interface: what a block says of images, its class token or the mean of its others."""
     import timm
 
     with torch.random.fork_rng(devices=[]):
@@ -932,12 +932,12 @@ def test_features_made_in_another_way_are_refused_with_what_differs(
     assert files_of(save) == before
 
 
-def test_features_of_changed_pictures_are_refused(
-    command: Command, pairs: Callable[..., Path], picture: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+def test_features_of_changed_images_are_refused(
+    command: Command, pairs: Callable[..., Path], image: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(3)
     assert command(root) == 0
-    picture(root / "left" / "a1.png", (50, 50), seed=77)
+    image(root / "left" / "a1.png", (50, 50), seed=77)
     assert "already there, made with other settings (dataset fingerprint: " in refused(
         command, capsys, root, "-p", "adapt-pca", "2"
     )
@@ -953,7 +953,7 @@ def no_build(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the backbone is built")
 
-    monkeypatch.setattr("featuresExtractor.weights.random_network", refuse)
+    monkeypatch.setattr("featuresExtractor.backbones.weights.loading.random_network", refuse)
 
 
 @pytest.mark.usefixtures("no_build")
@@ -1008,7 +1008,7 @@ def test_output_folder_that_cannot_be_made_is_told(
     assert save.read_text() == "a file"
 
 
-def test_unreadable_picture_is_told_and_nothing_is_left_behind(
+def test_unreadable_image_is_told_and_nothing_is_left_behind(
     command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(3)
@@ -1017,27 +1017,27 @@ def test_unreadable_picture_is_told_and_nothing_is_left_behind(
     named, error = told_of(capsys)
     assert named == ["left/a2.png: an empty file"]
     assert error == (
-        f"{root}: 1 of the pictures cannot be read (named above); mend or remove them, or --on-error skip leaves such "
+        f"{root}: 1 of the images cannot be read (named above); mend or remove them, or --on-error skip leaves such "
         "pairs out"
     )
     assert list(save.iterdir()) == []
 
 
 def told_of(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
-    """The pictures that are named on stderr, and the error under them."""
+    """The images that are named on stderr, and the error under them."""
     lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" not in line and "? images" not in line]
     assert lines[-1].startswith("extract.py: error: ")
     return [line for line in lines[:-1] if line], lines[-1].removeprefix("extract.py: error: ")
 
 
 @pytest.mark.usefixtures("no_build")
-def test_every_bad_picture_is_named_before_the_backbone_is_built(
+def test_every_bad_image_is_named_before_the_backbone_is_built(
     command: Command, pairs: Callable[..., Path], save: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(7)
     whole = (root / "left" / "a2.png").read_bytes()
     (root / "left" / "a0.png").write_bytes(b"")
-    (root / "right" / "a1.png").write_bytes(b"no picture")
+    (root / "right" / "a1.png").write_bytes(b"no image")
     (root / "left" / "a2.png").write_bytes(whole[: len(whole) // 2])
     (root / "right" / "a3.png").unlink()
     (root / "right" / "a3.png").symlink_to(tmp_path / "nowhere.png")
@@ -1052,7 +1052,7 @@ def test_every_bad_picture_is_named_before_the_backbone_is_built(
     ]
     assert "left/a4.png: a link to a place outside of the dataset; --follow-links reads it" in named
     assert "left/a0.png: an empty file" in named
-    assert error.startswith(f"{root}: 5 of the pictures cannot be read (named above)")
+    assert error.startswith(f"{root}: 5 of the images cannot be read (named above)")
     assert list(save.iterdir()) == []
 
 
@@ -1076,14 +1076,14 @@ def test_links_to_other_places_are_read_when_asked_for(
 HOSTILE = "a\x1b[2J\rb\n\u202e.png"
 
 
-@pytest.mark.parametrize("contents", [b"", b"no picture"])
+@pytest.mark.parametrize("contents", [b"", b"no image"])
 def test_control_characters_of_names_are_never_printed(
     contents: bytes, command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(2)
     for side in ("left", "right"):
         (root / side / HOSTILE).write_bytes(contents)
-        (root / side / f"{HOSTILE}.txt").write_bytes(b"no picture by its suffix")
+        (root / side / f"{HOSTILE}.txt").write_bytes(b"no image by its suffix")
     (root / "left" / f"x{HOSTILE}").write_bytes((root / "left" / "a0.png").read_bytes())
     for words in ([], ["--on-error", "skip"], ["--on-error", "skip", "--overwrite", "-p", "adapt-pca", "2"]):
         command(root, *words)
@@ -1113,11 +1113,11 @@ def test_a_folder_with_control_characters_is_never_printed_raw(
         assert all(char.isprintable() or char == "\n" for char in text)
 
 
-def damage(picture: Path) -> bytes:
+def damage(image: Path) -> bytes:
     """Changes the pixels of a PNG and not its header or its end: only decoding it can tell. Returns what it was."""
-    whole = picture.read_bytes()
+    whole = image.read_bytes()
     middle = whole.index(b"IDAT") + 40
-    picture.write_bytes(whole[:middle] + b"\xff" * 40 + whole[middle + 40 :])
+    image.write_bytes(whole[:middle] + b"\xff" * 40 + whole[middle + 40 :])
     return whole
 
 
@@ -1144,7 +1144,7 @@ def test_what_was_done_before_an_error_is_kept_and_the_same_command_goes_on(
     assert set(files_of(save)) == {path.name for path in (tmp_path / "uncut" / "tiny").iterdir()}
 
 
-def test_folder_without_a_readable_picture_is_told(
+def test_folder_without_a_readable_image_is_told(
     command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(2)
@@ -1155,7 +1155,7 @@ def test_folder_without_a_readable_picture_is_told(
 
 
 @pytest.mark.usefixtures("no_build")
-def test_pictures_too_few_after_skipping_are_told_before_the_backbone_is_built(
+def test_images_too_few_after_skipping_are_told_before_the_backbone_is_built(
     command: Command, pairs: Callable[..., Path], save: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(2)
@@ -1267,7 +1267,7 @@ def test_another_number_of_components_needs_no_backbone(
 ) -> None:
     root = pairs(3)
     assert command(root) == 0
-    monkeypatch.setattr("featuresExtractor.stages.load_backbone", lambda *_: 1 / 0)
+    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", lambda *_: 1 / 0)
     assert command(root, "-p", "adapt-pca", "3") == 0
     assert facts(save / "tiny" / "features_pca3.json")["pca"]["flags"]["processor"] == ["adapt-pca", "3"]
 
@@ -1278,7 +1278,7 @@ def test_a_pca_that_was_cut_short_is_made_again_without_the_backbone(
     root = pairs(3)
     assert command(root, "-p", "adapt-pca", "3") == 0
     (save / "tiny" / "pca3.skops").unlink()
-    monkeypatch.setattr("featuresExtractor.stages.load_backbone", lambda *_: 1 / 0)
+    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", lambda *_: 1 / 0)
     assert command(root, "-p", "adapt-pca", "3", "--overwrite") == 0
     assert (save / "tiny" / "pca3.skops").exists()
 
@@ -1358,7 +1358,7 @@ def jobs_alone(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         found.append(job)
         return 0
 
-    monkeypatch.setattr("featuresExtractor.stages.run_job", catch)
+    monkeypatch.setattr("featuresExtractor.pipeline.run_job", catch)
     return found
 
 
@@ -1381,7 +1381,7 @@ def test_a_thread_a_core_reads_unless_said_otherwise_and_at_most_32(
     jobs_alone: list[Job],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("common.system.cores", lambda: cores)
+    monkeypatch.setattr("common.machine.system.cores", lambda: cores)
     assert command(pairs(1)) == command(pairs(1), "--workers", "40") == 0
     assert [job.workers for job in jobs_alone] == [workers, 40]
 
@@ -1418,14 +1418,14 @@ def test_bf16_is_told_with_what_it_costs_once_and_kept_in_the_json(
     told = facts(save / "tiny" / "features.json")
     assert told["settings"]["precision"] == "bf16"
     drift = told["drift"]
-    assert (set(drift), drift["precision"], drift["pictures"]) == (
-        {"precision", "pictures", "lowest", "mean"},
+    assert (set(drift), drift["precision"], drift["images"]) == (
+        {"precision", "images", "lowest", "mean"},
         "bf16",
         4,
     )
     assert 0.99 < drift["lowest"] <= drift["mean"] < 1 - 1e-8
     costs = f"lowest {drift['lowest']:.6f}, mean {drift['mean']:.6f}"
-    line = f"bf16 beside fp32, cosine of the first 4 pictures' features: {costs}"
+    line = f"bf16 beside fp32, cosine of the first 4 images' features: {costs}"
     assert [found for found in lines if "beside fp32" in found] == [line]
 
 
@@ -1470,7 +1470,7 @@ def test_gpu_and_cpu_agree(command: Command, pairs: Callable[..., Path], save: P
         assert np.allclose(features_of(save / "gpu", name)["left"], rows["left"], atol=1e-4)
 
 
-def test_what_pillow_thinks_of_a_readable_picture_does_not_break_the_bar(
+def test_what_pillow_thinks_of_a_readable_image_does_not_break_the_bar(
     command: Command, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # from here on Pillow warns, and warnings are errors

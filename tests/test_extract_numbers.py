@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from extract import main
-from featuresExtractor.images.color import OTHER_PROFILES
-from featuresExtractor.images.ranges import SMALL
+from featuresExtractor.images.pixels.color import OTHER_PROFILES
+from featuresExtractor.images.pixels.ranges import SMALL
 from featuresExtractor.models import Model
-from tests.featuresExtractor.images.test_color import NOT_APPLIED, rgb_profile
+from tests.featuresExtractor.images.pixels.test_color import NOT_APPLIED, rgb_profile
 
 Run = Callable[..., int]
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 import train
-from adaptation.pairs import load_pairs
-from featuresExtractor.embeddings import write_pairs
+from adaptation.data.pairs import load_pairs
+from featuresExtractor.features.writing import write_pairs
 
 N, D = 40, 8
 GENERATOR = np.random.default_rng(3)
@@ -124,7 +124,7 @@ def test_names_that_look_like_views_are_refused_until_the_file_says_what_they_ar
     assert told.startswith(f"{path}: {N} of {2 * N} names differ from another only by 'flip_' in front (")
     assert "flip_000000.png and 000000.png, flip_000001.png and 000001.png" in told
     assert "Add a field view" in told
-    assert "write_pairs in featuresExtractor/embeddings.py" in told
+    assert "write_pairs in featuresExtractor/features/writing.py" in told
     np.savez(tmp_path / "f.npz", left=left, right=right, name=names, view=[0] * 2 * N)
     trained(tmp_path / "said", tmp_path / "f.npz", runs=1)
 
@@ -178,7 +178,7 @@ def test_paired_takes_two_arrays_of_one_shape(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_an_array_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
-    from adaptation.pairs import survey
+    from adaptation.data.pairs import survey
     from common.errors import InputError
 
     left, right = tmp_path / "left.npy", tmp_path / "right.npy"

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "featuresExtractor": {"common", "featuresExtractor"},
     "adaptation": {
         *("common", "adaptation"),
-        *("featuresExtractor.embeddings", "featuresExtractor.features", "featuresExtractor.pca"),
+        *("featuresExtractor.features", "featuresExtractor.pca"),
     },
 }
 """What a module of each package may import of this project: packages, or single modules. Of featuresExtractor training
@@ -77,7 +77,7 @@ def test_every_package_has_been_read() -> None:
         ("adaptation", "from featuresExtractor.embeddings_of_others import x"),
         ("adaptation", "import featuresExtractor"),
         ("adaptation", "import demo.pairs"),
-        ("featuresExtractor", "if TYPE_CHECKING:\n    from tests.conftest import draw_picture"),
+        ("featuresExtractor", "if TYPE_CHECKING:\n    from tests.conftest import draw_image"),
     ],
 )
 def test_upward_import_would_be_found(package: str, source: str) -> None:
@@ -85,8 +85,63 @@ def test_upward_import_would_be_found(package: str, source: str) -> None:
 
 
 def test_downward_imports_are_none_of_them() -> None:
-    source = "import numpy\nfrom common.errors import InputError\nfrom featuresExtractor.embeddings import read_pairs"
+    source = (
+        "import numpy\nfrom common.errors import InputError\nfrom featuresExtractor.features.reader import read_pairs"
+    )
     assert upward("adaptation", source) == []
+
+
+# --- circles, and the size of rooms ---
+
+
+def module_of(path: Path) -> str:
+    """`common/names/__init__.py` -> `common.names`, `common/errors.py` -> `common.errors`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """The modules that each module imports, anywhere in it, also where that is for its types alone."""
+    return {
+        name: {
+            next(module for module in (dotted, dotted.rpartition(".")[0]) if module in sources)
+            for dotted in imported(source)
+            if {dotted, dotted.rpartition(".")[0]} & sources.keys()
+        }
+        for name, source in sources.items()
+    }
+
+
+def circles(imports: dict[str, set[str]]) -> list[str]:
+    """The modules that are left when those that import nothing, or only what is gone, are taken away again and again,
+    in both directions."""
+    left = dict(imports)
+    while True:
+        used = {other for name in left for other in left[name]}
+        kept = {name for name in left if left[name] & left.keys() and name in used}
+        if len(kept) == len(left):
+            return sorted(left)
+        left = {name: left[name] & kept for name in kept}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(graph({module_of(path): path.read_text(encoding="utf-8") for path in SOURCES})) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"a": "import b", "b": "import c", "c": ""}, []),
+        ({"a": "import b", "b": "def f():\n    from a import x"}, ["a", "b"]),
+        (
+            {"a": "from b.c import x", "b.c": "from b.d import x", "b.d": "import a", "e": "import a"},
+            ["a", "b.c", "b.d"],
+        ),
+        ({"a": "from b import c", "b": "", "b.c": "import a", "d": ""}, ["a", "b.c"]),
+        ({"a": "import a"}, ["a"]),
+    ],
+)
+def test_circle_would_be_found(sources: dict[str, str], expected: list[str]) -> None:
+    assert circles(graph(sources)) == expected
 
 
 # --- what is never called ---

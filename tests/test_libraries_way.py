@@ -57,10 +57,10 @@ def way_of_open_clip() -> tuple[Callable[[Any], Tensor], Callable[[Tensor], list
     [("timm/resnet18.tv_in1k", way_of_timm), ("resnet18", way_of_torchvision), ("clip_rn50", way_of_open_clip)],
 )
 def test_features_are_those_of_the_librarys_own_way(
-    model: str, way: Way, picture: Callable[..., Path], tmp_path: Path
+    model: str, way: Way, image: Callable[..., Path], tmp_path: Path
 ) -> None:
     paths = [
-        picture(tmp_path / "pairs" / side / f"{name}.png", (260 + 90 * number, 301 - 60 * number), number)
+        image(tmp_path / "pairs" / side / f"{name}.png", (260 + 90 * number, 301 - 60 * number), number)
         for number, (side, name) in enumerate([("left", "a"), ("left", "b"), ("right", "a"), ("right", "b")])
     ]
     words = ["-d", str(tmp_path / "pairs"), "-s", str(tmp_path / "out"), "--model", model, "-p", "adapt", "--cpu"]
@@ -77,4 +77,4 @@ def test_features_are_those_of_the_librarys_own_way(
     assert (F.cosine_similarity(found.double(), expected.double()) >= 0.999999).all()
     assert (found - expected).abs().max() < 1e-5
     others = F.cosine_similarity(found[:, None].double(), expected[None].double(), dim=2) - torch.eye(4)
-    assert others.max() < 0.99999  # or another picture would do as well
+    assert others.max() < 0.99999  # or another image would do as well

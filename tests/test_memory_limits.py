@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITED = "import resource, sys\nresource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) * 2**20,) * 2)\n"
 LOADED = """
-import extract, train, featuresExtractor.stages, adaptation.stages, timm, skops.io, matplotlib.pyplot
+import extract, train, featuresExtractor.pipeline, adaptation.experiment, timm, skops.io, matplotlib.pyplot
 import resource, sys
 size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (1024 * size + int(sys.argv[1]) * 2**20,) * 2)
@@ -25,11 +25,11 @@ CALLS = "import {0}\nsys.exit({0}.main(sys.argv[2:]))"
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., Path]) -> Path:
+def pairs(tmp_path_factory: pytest.TempPathFactory, image: Callable[..., Path]) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     for number in range(8):
         for seed, side in enumerate(("left", "right")):
-            picture(folder / side / f"a{number}.png", (90, 80 + number), 2 * number + seed)
+            image(folder / side / f"a{number}.png", (90, 80 + number), 2 * number + seed)
     return folder
 
 

@@ -45,14 +45,14 @@ def test_notebook_runs_and_adaptation_helps(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_notebook_runs_on_a_few_pairs_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Callable[..., Path]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: Callable[..., Path]
 ) -> None:
     own = tmp_path / "my pairs"
     for number in range(12):
         suffixes = (".jpg", ".png") if number % 2 else (".png", ".jpg")
         name = "un café" if number == 5 else f"photo{number}"
-        picture(own / "left" / (name + suffixes[0]), (80 + 9 * number, 60), 2 * number)
-        picture(own / "right" / (name + suffixes[1]), (50, 90 - 3 * number), 2 * number + 1)
+        image(own / "left" / (name + suffixes[0]), (80 + 9 * number, 60), 2 * number)
+        image(own / "right" / (name + suffixes[1]), (50, 90 - 3 * number), 2 * number + 1)
     notebook = read()
     (cell,) = (cell for cell in notebook.cells if "\nPAIRS = SAMPLE" in cell.source)
     cell.source = re.sub("PAIRS = SAMPLE.*", f"PAIRS = Path({str(own)!r})", cell.source)

@@ -97,12 +97,12 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, picture: Callable[..., Path]) -> tuple[Path, dict[str, Any]]:
+def made(tmp_path_factory: pytest.TempPathFactory, image: Callable[..., Path]) -> tuple[Path, dict[str, Any]]:
     """A folder of pairs, and what an ordinary run makes of them."""
     folder = tmp_path_factory.mktemp("systems")
     for number in range(8):
         for seed, side in enumerate(("left", "right")):
-            picture(folder / "pairs" / side / f"a{number}.png", (90, 80 + number), 2 * number + seed)
+            image(folder / "pairs" / side / f"a{number}.png", (90, 80 + number), 2 * number + seed)
     assert "no locks" not in run("", folder / "pairs", folder / "ordinary")
     return folder / "pairs", results(folder / "ordinary")
 

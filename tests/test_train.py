@@ -32,16 +32,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from adaptation import memory, results, stages, trainer
+from adaptation import experiment as stages
+from adaptation import memory, trainer
+from adaptation.data.pairs import Pairs
 from adaptation.heads import HEADS, HeadStack
 from adaptation.losses import Tiling
 from adaptation.memory import GIB, Layout, Size
-from adaptation.pairs import Pairs
+from adaptation.reporting import run_folder as results
 from adaptation.trainer import Settings
 from adaptation.unfinished import Unfinished
-from common import device
-from common.lock import held
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from common.machine import device
+from common.storage.lock import held
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
 from featuresExtractor.features.fields import HOW
 
 PAIRS, NUMBERS, NOISY, EPOCHS, RUNS = 40, 8, 2, 80, 2
@@ -748,13 +750,13 @@ def test_a_run_that_is_there_stays_as_it_is(features: Path, tmp_path: Path, caps
 def test_overwriting_replaces_the_runs_and_leaves_other_files_alone(features: Path, tmp_path: Path) -> None:
     assert train.main([*arguments(features, tmp_path), "-e", "3", "-r", "3"]) == 0
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "run1").write_text("mine too")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "run1").write_text("mine too")
     assert train.main([*arguments(features, tmp_path), "-e", "2", "--overwrite"]) == 0
     own = {"run1", "avg", "summary.json", "curves.png"}
-    assert {path.name for path in tmp_path.iterdir()} == own | {"notes.txt", "pictures"}
+    assert {path.name for path in tmp_path.iterdir()} == own | {"notes.txt", "images"}
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert (tmp_path / "pictures" / "run1").read_text() == "mine too"
+    assert (tmp_path / "images" / "run1").read_text() == "mine too"
     assert len(scalars(tmp_path / "run1")["Train/Loss"]) == 2  # and no events of before
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, listed
-from common.resources import available_memory
+from common.machine.resources import available_memory
 from featuresExtractor.features.fields import FLOATS, HOW, KNOWN, pairs_of, unnamed, unnamed_note
 from featuresExtractor.features.npy import read_header
 from featuresExtractor.features.table import Table

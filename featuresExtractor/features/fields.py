@@ -20,7 +20,7 @@ VIEW = ("view", "views")
 KNOWN = frozenset([*VECTORS["left"], *VECTORS["right"], *NAMES["left"], *NAMES["right"], *BOTH_NAMES, *VIEW])
 FLOATS = (2, 4, 8)  # bytes of float16, float32 and float64
 MOST_VIEWS = 256
-HOW = "write_pairs in featuresExtractor/embeddings.py writes a features file from arrays"
+HOW = "write_pairs in featuresExtractor/features/writing.py writes a features file from arrays"
 
 
 def pairs_of(fields: Mapping[str, Any], path: Path) -> Table:

@@ -19,3 +19,13 @@ class Table:
     names: list[tuple[str, str]]
     view: NDArray[np.uint8] | None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Embeddings(Table):
+    """The vectors of pairs in memory, paired by name: `left` and `right` (R, D) float32, the two names of each row, and
+    its view. `notes` is what was odd about the file."""
+
+    left: NDArray[np.float32]
+    right: NDArray[np.float32]
+    view: NDArray[np.uint8]

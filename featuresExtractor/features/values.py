@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, printable
-from featuresExtractor.embeddings import CHUNK_BYTES
 from featuresExtractor.features.alike import fault_of
-from featuresExtractor.features.layout import Layout
+from featuresExtractor.features.features_file import CHUNK_BYTES
+from featuresExtractor.features.pairing.layout import Layout
 from featuresExtractor.features.table import Table
 
 Numbers = NDArray[np.floating[Any]]

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import InputError
-from featuresExtractor.embeddings import CHUNK_BYTES, Embeddings, FeaturesWriter, make_rows, row_type
-from featuresExtractor.features.affixes import suspects
+from featuresExtractor.features.features_file import CHUNK_BYTES, FeaturesWriter, make_rows, row_type
 from featuresExtractor.features.fields import pairs_of
-from featuresExtractor.features.layout import in_memory, lay_out
-from featuresExtractor.features.table import Table
+from featuresExtractor.features.pairing.affixes import suspects
+from featuresExtractor.features.pairing.layout import in_memory, lay_out
+from featuresExtractor.features.pairing.views import PREFIX
+from featuresExtractor.features.table import Embeddings, Table
 from featuresExtractor.features.values import check_values
-from featuresExtractor.features.views import PREFIX
 
 VIEWS = "pass views, for each row 0 (original) or 1 (its flipped view)"
 
 
-def write(path: Path, left: Any, right: Any, names: Sequence[Any] | None, views: Any) -> None:
-    """Write pairs as rows of a features file, originals first; see `embeddings.write_pairs`."""
+def write_pairs(
+    path: str | os.PathLike[str],
+    left: NDArray[Any],
+    right: NDArray[Any],
+    names: Sequence[str] | Sequence[tuple[str, str]] | None = None,
+    views: Sequence[int] | NDArray[Any] | None = None,
+) -> None:
+    """Write a features file that `train.py` reads, from arrays of any tool.
+
+    `left` and `right` are (R, D) float16, float32 or float64: row i of one belongs to row i of the other. `names` has R
+    names, or R pairs of them (left, right); without it rows are called row000001, row000002, ... `views` has R whole
+    numbers, 0 for an original and 1 for its flipped view, which has the same name; without it all rows are originals.
+
+        write_pairs("features.npy", left, right, names)
+        write_pairs("features.npy", np.concatenate([left, left_flipped]), np.concatenate([right, right_flipped]),
+                    names + names, views=[0] * len(names) + [1] * len(names))
+
+    A file of this name is replaced. InputError where shapes differ, a value is not finite in float32, a name appears
+    twice in a view, views hold different names, or the path does not end with `.npy`.
+    """
+    path = Path(path)
     if path.suffix != ".npy":
         raise InputError(f"{path}: the name of a features file ends with .npy")
     if path.with_suffix(".json").exists():
@@ -33,7 +54,7 @@ def write(path: Path, left: Any, right: Any, names: Sequence[Any] | None, views:
     if (layout.left != layout.right).any():
         raise InputError(f"{path}: the names pair other rows than those of one index; put names or rows in order")
     for warning in check_values(given, layout, path):
-        warnings.warn(warning, stacklevel=3)
+        warnings.warn(warning, stacklevel=2)
     _write(path, in_memory(given, path))
 
 
@@ -70,7 +91,7 @@ def _check_originals(names: Sequence[tuple[str, str]], path: Path) -> None:
         except InputError as error:
             raise InputError(f"{path}: {error}: second views of the same pairs? Then {VIEWS}") from error
         if warning:
-            warnings.warn(f"{path}: {warning}; they are written as pairs of their own", stacklevel=5)
+            warnings.warn(f"{path}: {warning}; they are written as pairs of their own", stacklevel=4)
 
 
 def _write(path: Path, pairs: Embeddings) -> None:

@@ -1,4 +1,4 @@
-"""One picture in a file: which files may be opened as one, and its pixels. Files are anyone's, and never trusted."""
+"""One image in a file: which files may be opened as one, and its pixels. Files are anyone's, and never trusted."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from featuresExtractor.images import jpeg, png
-from featuresExtractor.images.bounds import admit, bounded
-from featuresExtractor.images.orientation import upright
-from featuresExtractor.images.other import Other
+from featuresExtractor.images.formats import jpeg, png
+from featuresExtractor.images.formats.bounds import admit, bounded
+from featuresExtractor.images.formats.orientation import upright
+from featuresExtractor.images.formats.other import Other
+from featuresExtractor.images.pixels.values import to_rgb
 from featuresExtractor.images.settings import STORED, Decoding
-from featuresExtractor.images.values import to_rgb
 from featuresExtractor.transforms import Preprocessing, prepare, resized_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LARGE = 2**24  # pixels; of pictures beyond it only one is decoded at a time, so that they do not fill the memory
+LARGE = 2**24  # pixels; of images beyond it only one is decoded at a time, so that they do not fill the memory
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 """What stands at the end of a file that was not cut, and only there; files of other formats are read to be sure."""
 TAIL = 2048  # bytes in which the end is looked for, since programs append things
@@ -67,7 +67,7 @@ class Opened(Protocol):
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Opened]:
+def open_image(path: Path) -> Iterator[Opened]:
     """The opened image, of which the header was read and no more. ValueError or OSError says what is wrong."""
     with _opened(path) as file:
         yield _image(file, path.name)
@@ -94,14 +94,14 @@ def _image(file: IO[bytes], name: str) -> Opened:
     return png.Png(file) if head == png.MAGIC else Other(file, name)
 
 
-def read_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> NDArray[np.uint8]:
-    """Return the prepared pixels (3, crop, crop) of an image file; see `decode_picture`."""
-    return decode_picture(path, preprocessing, decoding).pixels
+def read_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> NDArray[np.uint8]:
+    """Return the prepared pixels (3, crop, crop) of an image file; see `decode_image`."""
+    return decode_image(path, preprocessing, decoding).pixels
 
 
-def decode_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> Decoded:
+def decode_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> Decoded:
     """Decode and prepare the first image of a file; any exception says what is wrong."""
-    with bounded(decoding.max_pixels), open_picture(path) as opened:
+    with bounded(decoding.max_pixels), open_image(path) as opened:
         _admit(opened.size, preprocessing, decoding)
         with _turn(opened.size), faults_named(opened.format):
             rgb, remarks = _upright_rgb(opened, decoding)
@@ -110,7 +110,7 @@ def decode_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding 
 
 def read_rgb(path: Path, decoding: Decoding = STORED) -> Image.Image:
     """Return the first image of a file in 8-bit RGB, upright and of its own size, to look at."""
-    with bounded(decoding.max_pixels), open_picture(path) as opened:
+    with bounded(decoding.max_pixels), open_image(path) as opened:
         admit(opened.size, decoding.max_pixels)
         with _turn(opened.size), faults_named(opened.format):
             return _upright_rgb(opened, decoding)[0]
@@ -132,8 +132,8 @@ def faults_named(kind: str) -> Iterator[None]:
         raise ValueError(f"corrupt {kind} data ({error})") from error
 
 
-def check_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> None:
-    """Raise what `decode_picture` would, as far as the header tells; a file that seems to be cut is read to its end."""
+def check_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> None:
+    """Raise what `decode_image` would, as far as the header tells; a file that seems to be cut is read to its end."""
     with bounded(decoding.max_pixels), _opened(path) as file:
         opened = _image(file, path.name)
         _admit(opened.size, preprocessing, decoding)
@@ -141,7 +141,7 @@ def check_picture(path: Path, preprocessing: Preprocessing, decoding: Decoding =
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         whole = end is not None and end in file.read()
     if not whole:
-        decode_picture(path, preprocessing, decoding)
+        decode_image(path, preprocessing, decoding)
 
 
 def _admit(size: tuple[int, int], preprocessing: Preprocessing, decoding: Decoding) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from PIL import Image
 
-from common.names import SUFFIXES
+from common.names.matching import SUFFIXES
 
 HEAD = 4096  # bytes at the start of a file that show its kind
 REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others

@@ -1,4 +1,4 @@
-"""Pictures of a dataset, checked by their headers and read ahead by threads.
+"""Images of a dataset, checked by their headers and read ahead by threads.
 
 Threads, not processes: Pillow decodes and resizes without holding the interpreter's lock.
 """
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.machine.shortage import is_short
 from common.progress import progress
-from common.shortage import is_short
-from featuresExtractor.images.dataset import Dataset, Remark, Skipped
-from featuresExtractor.images.decode import check_picture, decode_picture, reason_of
-from featuresExtractor.images.scan import OUTSIDE
+from featuresExtractor.images.decode import check_image, decode_image, reason_of
+from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped
+from featuresExtractor.images.folders.scan import OUTSIDE
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.transforms import Preprocessing
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-CHECKED = 64  # pictures that a thread checks at a time
+CHECKED = 64  # images that a thread checks at a time
 
 
-def check_pictures(
+def check_images(
     dataset: Dataset, preprocessing: Preprocessing, workers: int, links: bool = False, decoding: Decoding = STORED
 ) -> list[Skipped]:
-    """Every picture that cannot be read, as far as its header tells, and why. With `links` those may lead anywhere."""
+    """Every image that cannot be read, as far as its header tells, and why. With `links` those may lead anywhere."""
     paths = [path for item in dataset.items for path in item]
     root = dataset.root.resolve()
     strange = {folder for folder in {path.parent for path in paths} if not folder.resolve().is_relative_to(root)}
@@ -45,7 +45,7 @@ def check_pictures(
             leads_out = path.parent in strange or (path.is_symlink() and not path.resolve().is_relative_to(root))
             if leads_out and not links:
                 return OUTSIDE
-            check_picture(path, preprocessing, decoding)
+            check_image(path, preprocessing, decoding)
         except Exception as error:  # decoders raise whatever a broken file leads them to
             if is_short(error):  # of memory, which is no fault of the file
                 raise
@@ -95,7 +95,7 @@ def read_item(
     found: list[Skipped | Remark] = []
     for path, target in zip(dataset.items[index], pixels, strict=True):
         try:
-            decoded = decode_picture(path, preprocessing, decoding)
+            decoded = decode_image(path, preprocessing, decoding)
             target[:] = decoded.pixels
             found += [Remark(dataset.name(path), text) for text in decoded.remarks]
         except Exception as error:  # as above

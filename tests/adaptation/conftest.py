@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from adaptation.pairs import Pairs
+from adaptation.data.pairs import Pairs
 
 PAIRS, NUMBERS, NOISY = 40, 8, 2
 

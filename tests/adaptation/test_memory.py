@@ -85,14 +85,14 @@ def test_bf16_rounds_the_factors_however_much_memory_there_is(bound: float) -> N
 @pytest.mark.parametrize("share", [1.999, 2.0])
 def test_half_of_what_is_free_is_taken_when_nothing_is_said(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     free = share * (AGAIN + MATRIX)
-    monkeypatch.setattr("common.device.available_memory", lambda: free)
+    monkeypatch.setattr("common.machine.device.available_memory", lambda: free)
     assert lay_out(SIZE, 20, CPU) == Layout(1, Tiling(keep=share == 2.0))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 * free, math.inf))
     assert lay_out(SIZE, 30, CUDA) == Layout(20 if share == 2.0 else 19, Tiling())
 
 
 def test_a_system_that_does_not_tell_what_is_free_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.device.available_memory", lambda: math.inf)
+    monkeypatch.setattr("common.machine.device.available_memory", lambda: math.inf)
     assert lay_out(SIZE, 20, CPU) == Layout(1, Tiling())
 
 

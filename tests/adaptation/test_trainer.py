@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptation import trainer
+from adaptation.data.pairs import Pairs
+from adaptation.data.split_pca import Reduction
+from adaptation.data.splits import seeds_of
 from adaptation.heads import HeadStack, build_head
 from adaptation.losses import Contrast, Tiling, contrast
-from adaptation.pairs import Pairs
-from adaptation.reduction import Reduction
-from adaptation.splits import seeds_of
 from adaptation.trainer import Metrics, Run, Scores, Settings, Stack, evaluate, train_epoch, train_runs
 from common.errors import InputError
 

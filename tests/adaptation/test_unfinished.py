@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from adaptation import results
+from adaptation.reporting import run_folder as results
 from adaptation.unfinished import Unfinished
 from common.errors import InputError
 

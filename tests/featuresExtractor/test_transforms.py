@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
-from featuresExtractor.libraries import _timm_pictures, describe
+from featuresExtractor.backbones.libraries import _timm_images, describe
 from featuresExtractor.models import MODELS, as_in_the_paper, find_model
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise, prepare
 
@@ -43,7 +43,7 @@ def random_rgb(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def torchvision_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """torchvision's Resize and CenterCrop on the Pillow picture, as (3, H, W)."""
+    """torchvision's Resize and CenterCrop on the Pillow image, as (3, H, W)."""
     size = [preprocessing.resize] * 2 if preprocessing.squash else preprocessing.resize
     resize = tv.Resize(size, MODES[preprocessing.interpolation])
     cropped = tv.CenterCrop(preprocessing.crop)(resize(image))
@@ -143,7 +143,7 @@ def test_pixels_are_timms_for_every_setting_in_its_list() -> None:
     assert sum(config["crop_pct"] > 1 for config in square) == 2
     image = random_rgb((97, 70))
     for config in square:
-        assert torch.equal(our_pixels(image, _timm_pictures("", config)), timm_pixels(image, config)), config
+        assert torch.equal(our_pixels(image, _timm_images("", config)), timm_pixels(image, config)), config
 
 
 @pytest.mark.parametrize("name", ["volo_d4_448", "volo_d5_448", "volo_d5_512"])
@@ -162,7 +162,7 @@ def test_the_record_names_antialiasing_only_where_there_is_none() -> None:
     assert paper.recorded() != replace(paper, antialias=True).recorded()
 
 
-def test_a_squashed_picture_is_never_too_narrow() -> None:
+def test_a_squashed_image_is_never_too_narrow() -> None:
     squash = replace(CLIP, squash=True)
     assert prepare(Image.new("RGB", (30_000, 1)), squash).shape == (3, 288, 288)
     with pytest.raises(ValueError, match="30000 x 1 pixels are too narrow"):
@@ -193,7 +193,7 @@ def test_normalised_pixels_are_torchvisions_to_the_last_bit() -> None:
     assert torch.equal(normalise(torch.stack([pixels, pixels]), CLIP), torch.stack([reference, reference]))
 
 
-def test_views_are_the_picture_and_its_mirror_image() -> None:
+def test_views_are_the_image_and_its_mirror_image() -> None:
     images = torch.arange(2 * 3 * 2 * 3).view(2, 3, 2, 3)
     original, flipped = (view(images) for view in VIEWS)
     assert torch.equal(original, images)

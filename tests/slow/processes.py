@@ -17,7 +17,7 @@ from featuresExtractor import models
 from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOADED = ("extract", "train", "featuresExtractor.stages", "adaptation.stages", "skops.io", "timm")
+PRELOADED = ("extract", "train", "featuresExtractor.pipeline", "adaptation.experiment", "skops.io", "timm")
 
 _context = multiprocessing.get_context("forkserver")  # the imports, which take seconds, are done once
 _context.set_forkserver_preload(list(PRELOADED))
@@ -26,7 +26,7 @@ _context.set_forkserver_preload(list(PRELOADED))
 def start(argv: Sequence[str], folder: Path, point: str = "", call: int = 1, tiny: bool = False) -> BaseProcess:
     """Runs `extract.py ...` or `train.py ...` in `folder`, where its output goes to a log. It kills itself at the given
     `call` of a `point`: `before NAME`, `after NAME` or `within NAME`, a dotted name; or that call finds the disk full:
-    `full NAME`. With `tiny` there is a network of that name, for pictures of 32 pixels."""
+    `full NAME`. With `tiny` there is a network of that name, for images of 32 pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     process = _context.Process(target=_run, args=(list(argv), str(folder), point, call, tiny))
     process.start()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import draw_picture
+from tests.conftest import draw_image
 from tests.slow.processes import contents, ended, start
 from tests.slow.test_killed_train import write_features
 
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("full")
     for side, seed in (("left", 0), ("right", 100)):
         for number in range(30):
-            draw_picture(place / "pairs" / side / f"{number:02d}.png", (40, 30), seed + number)
+            draw_image(place / "pairs" / side / f"{number:02d}.png", (40, 30), seed + number)
     write_features(place / "features.npy", 0)
     for name, command in (("extract", EXTRACT), ("train", TRAIN)):
         assert ended(start(command, place / name)) == 0, (place / name / "log.txt").read_text()
@@ -42,18 +42,18 @@ def last_line(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("name", "point", "call"),
     [
-        ("extract", "featuresExtractor.embeddings.FeaturesWriter.put", 1),
-        ("extract", "featuresExtractor.embeddings.FeaturesWriter.put", 7),
-        ("extract", "featuresExtractor.embeddings.FeaturesWriter.seal", 1),
+        ("extract", "featuresExtractor.features.features_file.FeaturesWriter.put", 1),
+        ("extract", "featuresExtractor.features.features_file.FeaturesWriter.put", 7),
+        ("extract", "featuresExtractor.features.features_file.FeaturesWriter.seal", 1),
         ("extract", "featuresExtractor.journal.Journal._add", 1),
         ("extract", "featuresExtractor.journal.Journal._add", 4),
-        ("extract", "common.files.finish_file", 1),
-        ("extract", "common.files.finish_file", 2),
+        ("extract", "common.storage.files.finish_file", 1),
+        ("extract", "common.storage.files.finish_file", 2),
         ("extract", "featuresExtractor.pca.save_pca", 1),
-        ("train", "common.files.finish_file", 1),
-        ("train", "common.files.finish_file", 4),
-        ("train", "adaptation.results._write_csv", 6),
-        ("train", "adaptation.plots.write_curves", 1),
+        ("train", "common.storage.files.finish_file", 1),
+        ("train", "common.storage.files.finish_file", 4),
+        ("train", "adaptation.reporting.run_folder._write_csv", 6),
+        ("train", "adaptation.reporting.plots.write_curves", 1),
     ],
 )
 def test_disk_that_is_full_at_a_certain_write(place: Path, name: str, point: str, call: int) -> None:

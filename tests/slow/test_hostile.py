@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from featuresExtractor.embeddings import row_type
-from tests.conftest import draw_picture
+from featuresExtractor.features.features_file import row_type
+from tests.conftest import draw_image
 from tests.slow.processes import ended, start
 from tests.slow.test_killed_train import write_features
 
@@ -201,7 +201,7 @@ def test_features_of_a_stranger(make: Callable[[Path], None], tmp_path: Path) ->
 @pytest.mark.parametrize("make", WEIGHTS)
 def test_weights_of_a_stranger(make: Callable[[Path], None], tmp_path: Path) -> None:
     for side in ("left", "right"):
-        draw_picture(tmp_path / "pairs" / side / "a.png")
+        draw_image(tmp_path / "pairs" / side / "a.png")
     make(tmp_path)
     (weights,) = tmp_path.glob("w.*")
     assert weights.name in refused([*EXTRACT, "--weights", weights.name], tmp_path)
@@ -217,7 +217,7 @@ def test_names_lead_nowhere(tmp_path: Path) -> None:
     """Names in a CSV are compared with names, and never opened."""
     for side in ("left", "right"):
         for name in ("a.png", "b.png"):
-            draw_picture(tmp_path / "pairs" / side / name)
+            draw_image(tmp_path / "pairs" / side / name)
     with (tmp_path / "holes.csv").open("wb") as file:
         file.truncate(2**31)
     assert "a CSV of names has no more" in refused([*EXTRACT, "--weights", "random", "--subset", "holes.csv"], tmp_path)
@@ -226,10 +226,10 @@ def test_names_lead_nowhere(tmp_path: Path) -> None:
     assert "../../../../etc/passwd" in line
 
 
-def test_pictures_behind_links_out_of_the_folder_are_not_read(tmp_path: Path) -> None:
+def test_images_behind_links_out_of_the_folder_are_not_read(tmp_path: Path) -> None:
     for side in ("left", "right"):
-        draw_picture(tmp_path / "pairs" / side / "a.png")
-        draw_picture(tmp_path / "private" / side / "b.png", seed=1)
+        draw_image(tmp_path / "pairs" / side / "a.png")
+        draw_image(tmp_path / "private" / side / "b.png", seed=1)
         (tmp_path / "pairs" / side / "b.png").symlink_to(tmp_path / "private" / side / "b.png")
     refused([*EXTRACT, "--weights", "random"], tmp_path)
     assert "left/b.png: a link to a place outside of the dataset" in (tmp_path / "log.txt").read_text()
@@ -243,19 +243,19 @@ def test_links_in_the_output_folder_are_not_written_through(tmp_path: Path) -> N
     for name in ("features.partial.npy", "features.partial.jsonl", "features.partial.json", "features.closed.npy"):
         (out / name).symlink_to(victim)
     for side in ("left", "right"):
-        draw_picture(tmp_path / "pairs" / side / "a.png")
+        draw_image(tmp_path / "pairs" / side / "a.png")
     assert ended(start([*EXTRACT, "--weights", "random"], tmp_path)) == 0, (tmp_path / "log.txt").read_text()
     assert victim.read_text() == "precious"
     assert sorted(path.name for path in out.iterdir()) == ["features.json", "features.npy"]
 
 
 def test_names_in_any_encoding_go_all_the_way(tmp_path: Path) -> None:
-    """From the pictures to the table; nothing that could rewrite a terminal is printed."""
+    """From the images to the table; nothing that could rewrite a terminal is printed."""
     names = [b"caf\xe9", "e\u0301t\u00e9".encode(), b"a b\tc", b"new\nline", b"\x1b[31mred", "🎈".encode(), b"x" * 200]
     names += [b"%d" % number for number in range(9)]
     for side in ("left", "right"):
         for number, name in enumerate(names):
-            draw_picture(tmp_path / "pairs" / side / f"{os.fsdecode(name)}.png", seed=number)
+            draw_image(tmp_path / "pairs" / side / f"{os.fsdecode(name)}.png", seed=number)
     assert ended(start([*EXTRACT, "--weights", "random"], tmp_path)) == 0, (tmp_path / "log.txt").read_text()
     train = ["train.py", "-d", "out/timm-test_resnet", "-s", "runs", "-e", "2", "-r", "2", "-k", "1", "--cpu"]
     assert ended(start(train, tmp_path)) == 0, (tmp_path / "log.txt").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import draw_picture
+from tests.conftest import draw_image
 from tests.slow.processes import ROOT, contents, ended, start
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("killed")
     for side, seed in (("left", 0), ("right", 100)):
         for number in range(30):
-            draw_picture(place / "pairs" / side / f"{number:02d}.png", (40, 30), seed + number)
+            draw_image(place / "pairs" / side / f"{number:02d}.png", (40, 30), seed + number)
     shutil.copytree(place / "pairs", place / "damaged")
     for name in ("left/03.png", "right/04.png", "left/17.png", "right/29.png"):
         path = place / "damaged" / name
@@ -83,10 +83,10 @@ POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
         ("within featuresExtractor.journal.Journal._add", [1, 3]),
         ("before featuresExtractor.journal.Journal._add", [1, 2, 9]),
         ("before featuresExtractor.images.loader.read_item", [1, 13]),
-        ("before featuresExtractor.forward.Forward._fill", [1, 5]),
-        ("after featuresExtractor.embeddings.FeaturesWriter.put", [1, 4, 15]),
-        ("before featuresExtractor.embeddings.FeaturesWriter.seal", [1, 2]),
-        ("after featuresExtractor.embeddings.FeaturesWriter.seal", [1, 2]),
+        ("before featuresExtractor.backbones.inference.Forward._fill", [1, 5]),
+        ("after featuresExtractor.features.features_file.FeaturesWriter.put", [1, 4, 15]),
+        ("before featuresExtractor.features.features_file.FeaturesWriter.seal", [1, 2]),
+        ("after featuresExtractor.features.features_file.FeaturesWriter.seal", [1, 2]),
         ("before featuresExtractor.pca.Moments.add", [2]),
         ("after featuresExtractor.pca.Projection.__call__", [1]),
         ("before pathlib.Path.replace", [1, 2, 3, 4, 5]),
@@ -97,8 +97,8 @@ POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
         ("after pathlib.Path.replace", range(2, 15, 3)),
     ],
     "with gaps": [
-        ("before featuresExtractor.embeddings.FeaturesWriter._close_up", [1, 2]),
-        ("after featuresExtractor.embeddings.FeaturesWriter._close_up", [1, 2]),
+        ("before featuresExtractor.features.features_file.FeaturesWriter._close_up", [1, 2]),
+        ("after featuresExtractor.features.features_file.FeaturesWriter._close_up", [1, 2]),
         ("before featuresExtractor.journal.Journal.seal", [1]),
         ("after featuresExtractor.journal.Journal.seal", [1]),
         ("before pathlib.Path.replace", [2, 3, 4, 5]),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
 from tests.slow.processes import ROOT, contents, ended, start
 
 pytestmark = pytest.mark.slow
@@ -103,18 +103,18 @@ def test_killed_at_random_moments(place: Path, seed: int) -> None:
 POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
     "single": [
         ("before adaptation.trainer.train_epoch", [1, 30]),
-        ("before adaptation.results.write_events", [2, 5]),
+        ("before adaptation.reporting.run_folder.write_events", [2, 5]),
         ("after torch.save", [3]),
         ("before pathlib.Path.rename", range(1, 14, 3)),
         ("after pathlib.Path.rename", range(1, 14, 3)),
-        ("before adaptation.plots.write_curves", [1]),
-        ("after adaptation.results.write_summary", [1]),
+        ("before adaptation.reporting.plots.write_curves", [1]),
+        ("after adaptation.reporting.run_folder.write_summary", [1]),
     ],
     "compared": [
-        ("before adaptation.results.write_average", [2]),
+        ("before adaptation.reporting.run_folder.write_average", [2]),
         ("before pathlib.Path.rename", range(2, 30, 4)),
         ("after pathlib.Path.rename", range(4, 28, 6)),
-        ("after adaptation.report.write_report", [1]),
+        ("after adaptation.reporting.report.write_report", [1]),
         ("before shutil.rmtree", [1]),
     ],
     "replaced": [
@@ -151,7 +151,7 @@ def test_runs_that_are_there_stay_until_all_new_ones_are(place: Path) -> None:
     folder = place / "stay"
     prepare(place, "replaced", folder)
     before = contents(folder)
-    ended(start(REPLACED, folder, "after adaptation.results.write_summary", 1))
+    ended(start(REPLACED, folder, "after adaptation.reporting.run_folder.write_summary", 1))
     now = contents(folder)
     assert {name: body for name, body in now.items() if ".unfinished" not in name and ".lock" not in name} == before
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuresExtractor.embeddings import FeaturesWriter, make_rows, row_type
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
 from tests.slow.processes import ended, start
 
 pytestmark = pytest.mark.slow

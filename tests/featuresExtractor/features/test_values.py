@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from featuresExtractor.features import values as values_module
 from featuresExtractor.features.alike import CAUSES, fault_of
-from featuresExtractor.features.layout import lay_out
+from featuresExtractor.features.pairing.layout import lay_out
 from featuresExtractor.features.table import Table
 from featuresExtractor.features.values import check_values
 

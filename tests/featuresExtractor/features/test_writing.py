@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from adaptation.pairs import load_pairs
+from adaptation.data.pairs import load_pairs
 from common.errors import InputError
-from featuresExtractor.embeddings import open_features, read_pairs, write_pairs
+from featuresExtractor.features.features_file import open_features
+from featuresExtractor.features.reader import read_pairs
+from featuresExtractor.features.writing import write_pairs
 
 N, D = 8, 5
 LEFT, RIGHT = np.random.default_rng(0).normal(size=(2, N, D)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""One picture in a file: what is opened as one, what is refused and why, and its pixels."""
+"""One image in a file: what is opened as one, what is refused and why, and its pixels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from featuresExtractor.images import decode as pictures
-from featuresExtractor.images.decode import check_picture, open_picture, read_picture, reason_of
+from featuresExtractor.images import decode
+from featuresExtractor.images.decode import check_image, open_image, read_image, reason_of
 from featuresExtractor.images.kinds import REFUSED, formats, suffixes
 from featuresExtractor.transforms import Preprocessing, prepare
 from tests.featuresExtractor.images.made import ORIENTED, photograph, saved
@@ -27,9 +27,9 @@ SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def fault(path: Path) -> str:
-    """Why a picture is refused, by its header alone as well as when it is read."""
+    """Why an image is refused, by its header alone as well as when it is read."""
     reasons = []
-    for look in (check_picture, read_picture):
+    for look in (check_image, read_image):
         with pytest.raises((ValueError, OSError)) as caught:
             look(path, SMALL)
         reasons.append(reason_of(caught.value, path))
@@ -37,33 +37,31 @@ def fault(path: Path) -> str:
     return reasons[0]
 
 
-def test_picture_is_read_as_prepare_makes_it(picture: Callable[..., Path], tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", (33, 21))
-    with Image.open(path) as image:
-        assert np.array_equal(read_picture(path, SMALL), prepare(image, SMALL))
+def test_image_is_read_as_prepare_makes_it(image: Callable[..., Path], tmp_path: Path) -> None:
+    path = image(tmp_path / "a.png", (33, 21))
+    with Image.open(path) as opened:
+        assert np.array_equal(read_image(path, SMALL), prepare(opened, SMALL))
 
 
 def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    check_picture(tmp_path / "a.gif", SMALL)
-    assert read_picture(tmp_path / "a.gif", SMALL)[:, 0, 0].tolist() == [255, 0, 0]
+    check_image(tmp_path / "a.gif", SMALL)
+    assert read_image(tmp_path / "a.gif", SMALL)[:, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_picture_of_one_pixel_is_read(tmp_path: Path) -> None:
+def test_image_of_one_pixel_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), "lime").save(tmp_path / "a.png")
-    check_picture(tmp_path / "a.png", SMALL)
-    assert (read_picture(tmp_path / "a.png", SMALL) == np.array([0, 255, 0])[:, None, None]).all()
+    check_image(tmp_path / "a.png", SMALL)
+    assert (read_image(tmp_path / "a.png", SMALL) == np.array([0, 255, 0])[:, None, None]).all()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif", ".bmp", ".jp2", ".ppm", ".ico", ".tga"])
-def test_picture_in_every_frequent_format_is_in_order(
-    suffix: str, picture: Callable[..., Path], tmp_path: Path
-) -> None:
-    path = picture(tmp_path / f"a{suffix}", (33, 21))
+def test_image_in_every_frequent_format_is_in_order(suffix: str, image: Callable[..., Path], tmp_path: Path) -> None:
+    path = image(tmp_path / f"a{suffix}", (33, 21))
     assert suffix in suffixes()
-    check_picture(path, SMALL)
-    assert read_picture(path, SMALL).shape == (3, 8, 8)
+    check_image(path, SMALL)
+    assert read_image(path, SMALL).shape == (3, 8, 8)
 
 
 def test_frequent_formats_are_tried_first_and_those_that_start_programs_never() -> None:
@@ -93,44 +91,42 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, monkeypat
     assert fault(tmp_path / "none.png") == "gone"
 
 
-def test_file_that_holds_no_picture_is_refused(tmp_path: Path) -> None:
+def test_file_that_holds_no_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.touch()
     assert fault(path) == "an empty file"
-    path.write_text("no picture")
+    path.write_text("no image")
     assert fault(path) == "not an image in a format that is known here"
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".bmp", ".ppm", ".tif", ".tga", ".webp"])
 @pytest.mark.parametrize("part", [0.5, 0.9])
-def test_picture_that_was_cut_is_refused(
-    part: float, suffix: str, picture: Callable[..., Path], tmp_path: Path
-) -> None:
-    path = picture(tmp_path / f"a{suffix}", (330, 210))
+def test_image_that_was_cut_is_refused(part: float, suffix: str, image: Callable[..., Path], tmp_path: Path) -> None:
+    path = image(tmp_path / f"a{suffix}", (330, 210))
     contents = path.read_bytes()
     path.write_bytes(contents[: int(part * len(contents))])
     assert any(word in fault(path) for word in ("truncated", "broken", "could not create decoder"))
 
 
-def test_picture_with_something_behind_its_end_is_in_order(picture: Callable[..., Path], tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.jpg")
+def test_image_with_something_behind_its_end_is_in_order(image: Callable[..., Path], tmp_path: Path) -> None:
+    path = image(tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes() + b"\0" * 10_000)  # more than is looked at: read to its end, which is good
-    check_picture(path, SMALL)
+    check_image(path, SMALL)
 
 
-def test_check_of_a_whole_picture_decodes_nothing(
-    picture: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_check_of_a_whole_image_decodes_nothing(
+    image: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
 
     def refuse(*_: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(pictures, "decode_picture", refuse)
-    check_picture(path, SMALL)
+    monkeypatch.setattr(decode, "decode_image", refuse)
+    check_image(path, SMALL)
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(AssertionError, match="decoded"):
-        check_picture(path, SMALL)
+        check_image(path, SMALL)
 
 
 @pytest.mark.parametrize("name", ["bomb.ppm", "bomb.png"])
@@ -141,9 +137,9 @@ def test_header_that_promises_too_many_pixels_is_refused_before_any_is_made(name
     )
 
 
-def test_picture_too_narrow_to_resize_is_refused(tmp_path: Path) -> None:
+def test_image_too_narrow_to_resize_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (20_000, 2)).save(tmp_path / "line.png")
-    for look in (check_picture, read_picture):
+    for look in (check_image, read_image):
         with pytest.raises(ValueError, match="20000 x 2 pixels are too narrow"):
             look(tmp_path / "line.png", replace(SMALL, resize=256))
 
@@ -154,7 +150,7 @@ def test_reason_is_one_line_without_the_path(tmp_path: Path) -> None:
     assert reason_of(ZeroDivisionError(), path) == "ZeroDivisionError"
 
 
-def test_no_picture_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow goes by content, and would hand PostScript to the first `gs` on the path."""
     canary, tools = tmp_path / "canary", tmp_path / "bin"
     tools.mkdir()
@@ -172,15 +168,15 @@ def test_no_picture_starts_ghostscript(tmp_path: Path, monkeypatch: pytest.Monke
     assert not canary.exists()
 
 
-# --- large pictures ---
+# --- large images ---
 
 
 @pytest.mark.parametrize(("large", "most"), [(33 * 21 - 1, 1), (33 * 21, 4)])
-def test_large_pictures_are_decoded_one_at_a_time(
-    large: int, most: int, picture: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_large_images_are_decoded_one_at_a_time(
+    large: int, most: int, image: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four threads: those of small pictures meet while they decode; of large ones there is never a second."""
-    path, lock, now = picture(tmp_path / "a.png", (33, 21)), threading.Lock(), 0
+    """Four threads: those of small images meet while they decode; of large ones there is never a second."""
+    path, lock, now = image(tmp_path / "a.png", (33, 21)), threading.Lock(), 0
     together, seen = threading.Barrier(4), []
 
     def watched(*words: Any) -> NDArray[np.uint8]:
@@ -194,17 +190,17 @@ def test_large_pictures_are_decoded_one_at_a_time(
             now -= 1
         return prepare(*words)
 
-    monkeypatch.setattr(pictures, "LARGE", large)
-    monkeypatch.setattr(pictures, "prepare", watched)
+    monkeypatch.setattr(decode, "LARGE", large)
+    monkeypatch.setattr(decode, "prepare", watched)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: read_picture(path, SMALL), range(4)))
+        found = list(pool.map(lambda _: read_image(path, SMALL), range(4)))
     assert max(seen) == most
     assert all(np.array_equal(pixels, found[0]) for pixels in found)
 
 
-def test_header_of_a_picture_is_all_that_is_read_to_open_it(tmp_path: Path) -> None:
+def test_header_of_an_image_is_all_that_is_read_to_open_it(tmp_path: Path) -> None:
     (tmp_path / "a.ppm").write_bytes(b"P6 30 20 255\n")
-    with open_picture(tmp_path / "a.ppm") as image:
+    with open_image(tmp_path / "a.ppm") as image:
         assert image.size == (30, 20)
 
 
@@ -237,7 +233,7 @@ def test_what_can_be_read_is_never_refused_by_the_check(kind: str, way: str, tmp
     for _ in range(25):
         path.write_bytes(damaged(whole, way, generator))
         reasons = []
-        for look in (check_picture, read_picture):
+        for look in (check_image, read_image):
             try:
                 look(path, SMALL)
                 reasons.append("")
@@ -255,9 +251,9 @@ def test_what_the_header_does_not_show_is_found_by_the_run(kind: str, place: flo
     start = int(place * len(whole))
     path = tmp_path / "a.image"
     path.write_bytes(whole[:start] + bytes(2048) + whole[start + 2048 :])
-    check_picture(path, SMALL)
+    check_image(path, SMALL)
     with pytest.raises(ValueError, match=f"^corrupt {kind} data "):
-        read_picture(path, SMALL)
+        read_image(path, SMALL)
 
 
 def test_corrupt_image_in_an_icon_is_refused(tmp_path: Path) -> None:
@@ -275,4 +271,4 @@ def test_image_that_needs_turning_is_cut_as_it_is_seen(tmp_path: Path) -> None:
         exif[0x0112] = orientation
         (tmp_path / "a.png").write_bytes(saved(image, "PNG", exif=exif))
         Image.fromarray(turn(image)).save(tmp_path / "b.png")
-        assert np.array_equal(read_picture(tmp_path / "a.png", SMALL), read_picture(tmp_path / "b.png", SMALL))
+        assert np.array_equal(read_image(tmp_path / "a.png", SMALL), read_image(tmp_path / "b.png", SMALL))

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from featuresExtractor.images.decode import open_picture
+from featuresExtractor.images.decode import open_image
 from featuresExtractor.images.kinds import HEAD, kind_of, reason_not_read, suffixes
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -127,7 +127,7 @@ def test_heic_is_read_with_its_package(name: str, tmp_path: Path, heif: Any) -> 
     heif.from_pillow(Image.fromarray(smooth)).save(tmp_path / name, quality=100)
     head = (tmp_path / name).read_bytes()[:HEAD]
     assert (kind_of(head), reason_not_read(name, head)) == ("HEIC", None)
-    with open_picture(tmp_path / name) as opened:
+    with open_image(tmp_path / name) as opened:
         assert np.abs(np.asarray(opened.image().convert("RGB"), int) - smooth).mean() < 4
 
 

@@ -1,4 +1,4 @@
-"""Pictures checked by their headers, and read ahead by threads."""
+"""Images checked by their headers, and read ahead by threads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuresExtractor.images import loader as reading
-from featuresExtractor.images.dataset import Dataset, Skipped, find_images
-from featuresExtractor.images.decode import read_picture
-from featuresExtractor.images.loader import Batch, check_pictures, read_batches, read_item, without
-from featuresExtractor.images.scan import OUTSIDE
+from featuresExtractor.images.decode import read_image
+from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
+from featuresExtractor.images.folders.scan import OUTSIDE
+from featuresExtractor.images.loader import Batch, check_images, read_batches, read_item, without
 from featuresExtractor.images.settings import Decoding
 from featuresExtractor.journal import left_to_do
 from featuresExtractor.transforms import Preprocessing
@@ -34,16 +34,16 @@ NO_FORMAT = "not an image in a format that is known here"
 
 def named(dataset: Dataset, workers: int = 2, links: bool = False) -> dict[str, str]:
     """What the check finds, in its order."""
-    return {fault.name: fault.reason for fault in check_pictures(dataset, SMALL, workers, links)}
+    return {fault.name: fault.reason for fault in check_images(dataset, SMALL, workers, links)}
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_check_names_every_fault_in_order(
-    workers: int, picture: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int, image: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "d"
     for name in ("b.jpg", "d.jpg", "f.png", "m.webp"):
-        picture(root / name, (330, 210))
+        image(root / name, (330, 210))
     monkeypatch.chdir(root)  # the name of a socket must be short
     monkeypatch.setattr(reading, "CHECKED", 2)
     Path("a.png").touch()
@@ -52,7 +52,7 @@ def test_check_names_every_fault_in_order(
     os.mkfifo("e.png")
     Path("f.png").write_bytes(Path("f.png").read_bytes()[:-900])
     Path("g.png").symlink_to("gone.png")
-    Path("h.png").write_text("no picture")
+    Path("h.png").write_text("no image")
     Path("i.png").write_bytes(b"P6 3000000 1 255\n")
     Path("j.png").write_bytes(b"P6 20000 20000 255\n")
     Image.new("RGB", (1, 1)).save("k.png")
@@ -82,17 +82,15 @@ def test_both_sides_of_a_pair_are_checked(pairs: Callable[..., Path]) -> None:
     root = pairs(3)
     assert named(find_images(root)) == {}
     for name in ("right/a0.png", "left/a1.png", "right/a1.png"):
-        (root / name).write_bytes(b"no picture")
+        (root / name).write_bytes(b"no image")
     assert named(find_images(root)) == dict.fromkeys(("right/a0.png", "left/a1.png", "right/a1.png"), NO_FORMAT)
 
 
-def test_link_that_leads_out_of_the_dataset_is_named_unless_it_may(
-    picture: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_link_that_leads_out_of_the_dataset_is_named_unless_it_may(image: Callable[..., Path], tmp_path: Path) -> None:
     root = tmp_path / "d"
-    picture(root / "a.png")
+    image(root / "a.png")
     (root / "inside.png").symlink_to("a.png")
-    (root / "outside.png").symlink_to(picture(tmp_path / "secret.png"))
+    (root / "outside.png").symlink_to(image(tmp_path / "secret.png"))
     (root / "twice.png").symlink_to("outside.png")
     (root / "text.png").symlink_to(__file__)
     (root / "way.png").symlink_to("../d/a.png")  # leads out and in again
@@ -116,20 +114,18 @@ def test_dataset_may_itself_be_reached_by_a_link(pairs: Callable[..., Path], tmp
     assert named(find_images(tmp_path / "link")) == {}
 
 
-def test_items_of_a_fault_are_left_out_with_both_their_pictures(pairs: Callable[..., Path]) -> None:
+def test_items_of_a_fault_are_left_out_with_both_their_images(pairs: Callable[..., Path]) -> None:
     root = pairs(4)
     for name in ("right/a1.png", "left/a3.png"):
         (root / name).write_bytes(b"")
     dataset = Dataset(root, ("left", "right"), find_images(root).items, (Skipped("left/x.png", "no partner"),))
-    kept = without(dataset, check_pictures(dataset, SMALL, 1))
+    kept = without(dataset, check_images(dataset, SMALL, 1))
     assert [left.name for left, _ in kept.items] == ["a0.png", "a2.png"]
     empty = "an empty file"
     assert kept.skipped == (*dataset.skipped, Skipped("right/a1.png", empty), Skipped("left/a3.png", empty))
 
 
-def test_bar_counts_the_pictures_that_are_checked(
-    pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bar_counts_the_images_that_are_checked(pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     named(find_images(pairs(3)))
     assert "6/6" in capsys.readouterr().err
 
@@ -144,13 +140,13 @@ def room(sides: int = 2) -> NDArray[np.uint8]:
 def test_item_holds_all_sides_in_their_order(pairs: Callable[..., Path]) -> None:
     dataset, pixels = find_images(pairs(2)), room()
     assert read_item(dataset, 1, SMALL, pixels) == []
-    assert np.array_equal(pixels, np.stack([read_picture(path, SMALL) for path in dataset.items[1]]))
+    assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in dataset.items[1]]))
 
 
 def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[..., Path]) -> None:
     dataset = find_images(pairs(3))
     left, right = dataset.items[0]
-    left.write_bytes(b"no picture")
+    left.write_bytes(b"no image")
     right.write_bytes(right.read_bytes()[:200])
     Image.new("F", (3, 3)).save(dataset.items[1][0].with_suffix(".tif"))
     dataset.items[1][0].unlink()
@@ -164,7 +160,7 @@ def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[...,
 
 
 @pytest.mark.parametrize("free", [2**20, 2**40])
-def test_a_full_memory_is_no_fault_of_a_picture(
+def test_a_full_memory_is_no_fault_of_an_image(
     pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     """With much memory left the file is at fault, which asks for more than there is."""
@@ -173,17 +169,17 @@ def test_a_full_memory_is_no_fault_of_a_picture(
         np.empty(2**56, np.uint8)
 
     dataset = find_images(pairs(2))
-    monkeypatch.setattr(reading, "decode_picture", decode)
-    monkeypatch.setattr(reading, "check_picture", decode)
-    monkeypatch.setattr("common.shortage.available_memory", lambda: free)
+    monkeypatch.setattr(reading, "decode_image", decode)
+    monkeypatch.setattr(reading, "check_image", decode)
+    monkeypatch.setattr("common.machine.shortage.available_memory", lambda: free)
     if free > 2**30:
         assert [fault.name for fault in read_item(dataset, 0, SMALL, room())] == ["left/a0.png", "right/a0.png"]
-        assert len(check_pictures(dataset, SMALL, 2)) == 4
+        assert len(check_images(dataset, SMALL, 2)) == 4
         return
     with pytest.raises(MemoryError):
         read_item(dataset, 0, SMALL, room())
     with pytest.raises(MemoryError):
-        check_pictures(dataset, SMALL, 2)
+        check_images(dataset, SMALL, 2)
 
 
 def test_vanished_file_is_reported(pairs: Callable[..., Path]) -> None:
@@ -253,7 +249,7 @@ def parts(count: int, size: int) -> list[range]:
 
 
 def drawn(batch: Batch) -> list[int]:
-    """The numbers that the pictures of a batch are filled with; each picture is of one."""
+    """The numbers that the images of a batch are filled with; each image is of one."""
     assert batch.pixels.shape[1:] == (3, SMALL.crop, SMALL.crop)
     numbers = batch.pixels[:, 0, 0, 0]
     assert (batch.pixels == numbers[:, None, None, None]).all()
@@ -330,17 +326,17 @@ def test_what_cannot_be_read_leaves_the_others_in_their_place(size: int, reader:
     assert counts == parts(9, size)
 
 
-def test_pixels_are_those_of_the_pictures_and_of_no_batch_before(pairs: Callable[..., Path]) -> None:
+def test_pixels_are_those_of_the_images_and_of_no_batch_before(pairs: Callable[..., Path]) -> None:
     dataset = find_images(pairs(7))
-    (dataset.items[5][1]).write_bytes(b"no picture")
+    (dataset.items[5][1]).write_bytes(b"no image")
     found = [(batch.indices, batch.pixels.copy()) for batch in read_batches(dataset, SMALL, parts(7, 2), 1, Rooms())]
     assert [indices for indices, _ in found] == [[0, 1], [2, 3], [4], [6]]
     for indices, pixels in found:
         paths = [path for index in indices for path in dataset.items[index]]
-        assert np.array_equal(pixels, np.stack([read_picture(path, SMALL) for path in paths]))
+        assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in paths]))
 
 
-def test_torch_sees_pictures_with_their_channels_last(pairs: Callable[..., Path]) -> None:
+def test_torch_sees_images_with_their_channels_last(pairs: Callable[..., Path]) -> None:
     for batch in read_batches(find_images(pairs(3)), SMALL, parts(3, 2), 1, Rooms()):
         pixels = torch.from_numpy(batch.pixels)
         assert pixels.shape == (2 * len(batch.indices), 3, SMALL.crop, SMALL.crop)

@@ -1,0 +1,1 @@
+"""What is written of runs: the run folder, events, statistics, tables and plots."""

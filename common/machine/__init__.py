@@ -1,0 +1,1 @@
+"""The machine: its operating system, memory, disk and devices."""

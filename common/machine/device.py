@@ -1,0 +1,95 @@
+"""Where tensors live, and the arithmetic they are computed in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from common.errors import InputError
+from common.machine.resources import available_memory
+
+TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What numbers are held in under each precision; with tf32 it is the factors of products that are rounded."""
+TAKEN = {"cpu": ("fp32", "bf16"), "mps": ("fp32",)}
+"""The precisions of devices that do not take all."""
+KINDS = {"cpu": "a CPU", "mps": "an Apple GPU"}
+
+
+def choose_device(gpu: bool | None) -> torch.device:
+    """The GPU when asked for (`True`) or when nothing was said (`None`) and there is one; else the CPU.
+
+    An Apple GPU (MPS) is used only when it is asked for. Asking for a GPU on a machine without one is said on stderr
+    and answered with the CPU.
+    """
+    if gpu is False:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if gpu and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if gpu:
+        print("no GPU that torch can use was found: going on with the CPU", file=sys.stderr)
+    return torch.device("cpu")
+
+
+def training_device(gpu: bool | None) -> torch.device:
+    """As `choose_device`, but for Apple GPUs: training was never tried there, and its features are small."""
+    device = choose_device(gpu)
+    if device.type == "mps":
+        print("training on an Apple GPU is not supported: using the CPU", file=sys.stderr)
+        return torch.device("cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu (2 threads)`, `cuda (NVIDIA H100)` or `mps (Apple GPU)`: what a published time must be read with."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return "mps (Apple GPU)" if device.type == "mps" else f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """The device itself, or the CPU in place of an Apple GPU, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that a program can still have on a device; infinite where nothing says. An Apple GPU shares the memory of
+    its machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return min(left, available_memory())
+    return available_memory()
+
+
+def empty_cache() -> None:
+    """Gives back what the allocators of GPUs keep for later."""
+    torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """InputError for a precision that a device does not take."""
+    taken = TAKEN.get(device.type, tuple(TYPES))
+    if precision not in taken:
+        gpu = "is for a GPU; " if device.type == "cpu" else ""
+        raise InputError(f"--precision {precision}: {gpu}{KINDS[device.type]} takes {' or '.join(taken)}")
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Lets a GPU round the factors of fp32 products to TF32 (10 bits of mantissa), or makes fp32 mean fp32, which
+    cuDNN's convolutions otherwise do not, without a word."""
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cublas.allow_tf32
+    try:
+        cudnn.allow_tf32 = cublas.allow_tf32 = allowed
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32 = before

@@ -1,0 +1,1 @@
+"""Files that are whole or missing, folders that one process writes to, archives of arrays."""

@@ -1,0 +1,148 @@
+"""Taps on a backbone: what its layers say of a batch of images, reduced where it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from common.vectors import to_unit
+from featuresExtractor.backbones.folding import fold_batch_norms
+from featuresExtractor.models import Model
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+def raw(activation: Tensor) -> Tensor:
+    """The activation as it is: (N, ...) -> (N, ...) float32, without the layout that the device liked best.
+
+    A copy: what follows in the network, such as ReLU, may work in place.
+    """
+    return activation.float().clone(memory_format=torch.contiguous_format)
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether a map of one square image is (H, W, C), as some transformers give it, and not (C, H, W)."""
+    return shape[0] == shape[1] != shape[2]
+
+
+def channels(shape: Sequence[int]) -> int:
+    """Of the shape that a layer gives one image: C of (C,), (T, C), (C, H, W) or (H, W, C)."""
+    return shape[0] if len(shape) == 3 and not channels_last(shape) else shape[-1]
+
+
+def pooled(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
+    """A map (N, C, H, W) or (N, H, W, C), tokens (N, T, C) or a vector (N, C) -> (N, C) float32.
+
+    Maps become their mean over space. Of tokens the first, the class token, is taken (`class`), or the mean of those
+    behind the first `prefix`, which belong to no place (`mean`). ValueError for an activation of another shape.
+    """
+    single = torch.float32
+    if activation.ndim == 4:
+        space = (1, 2) if channels_last(activation.shape[1:]) else (2, 3)
+        return activation.mean(space, dtype=single)
+    if activation.ndim == 3 and tokens != "class":
+        return activation[:, prefix:].mean(1, dtype=single)
+    if activation.ndim not in (2, 3):
+        raise ValueError(f"activation of shape {tuple(activation.shape)}; a map, tokens or a vector can be pooled")
+    vectors = activation[:, 0] if activation.ndim == 3 else activation
+    return vectors.to(single, copy=True)  # what follows in the network, such as ReLU, may work in place
+
+
+def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
+    """Pooled, then brought to unit L2 length (the paper's figure of the method): -> (N, C) float32."""
+    return to_unit(pooled(activation, tokens, prefix))[0]
+
+
+def reduction(name: str, model: Model) -> Reduce:
+    """What a processor does to a layer's activation: `raw`, `pooled` or `normalised`."""
+    if name == "raw":
+        return raw
+    return partial(
+        {"pooled": pooled, "normalised": pooled_and_normalised}[name], tokens=model.tokens, prefix=model.prefix
+    )
+
+
+class TappedBackbone(nn.Module):
+    """A frozen network that returns its layers instead of its last output.
+
+    Each tapped activation goes through `reduce` as soon as its layer has computed it, so that a whole map lives no
+    longer than the network itself needs it, and only the reduced numbers leave the device.
+    """
+
+    def __init__(self, backbone: nn.Module, layers: Sequence[str], reduce: Reduce = pooled_and_normalised) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers = tuple(layers)
+        self.reduce = reduce
+        self.found: dict[str, Tensor] = {}
+        self.taps: list[RemovableHandle] = []
+        self._attach()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) -> one tensor for each layer, in the order of `layers`."""
+        self.found = {}
+        self.backbone(images)
+        found, self.found = self.found, {}
+        return [found[layer] for layer in self.layers]
+
+    def fold(self, images: Tensor) -> int:
+        """Folds BatchNorms into convolutions where that leaves the layers of `images` as they are; their number."""
+        self._detach()
+        try:
+            return fold_batch_norms(self.backbone, lambda: self._once(images), self.layers)
+        finally:
+            self._attach()
+
+    def _once(self, images: Tensor) -> list[Tensor]:
+        """The layers of the network as it is now, whose modules may be others than before."""
+        self._attach()
+        try:
+            return self.forward(images)
+        finally:
+            self._detach()
+
+    def _attach(self) -> None:
+        self.taps = [self._tap(layer) for layer in self.layers]
+
+    def _detach(self) -> None:
+        for tap in self.taps:
+            tap.remove()
+
+    def _tap(self, layer: str) -> RemovableHandle:
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            self.found[layer] = self.reduce(output)
+
+        return self.backbone.get_submodule(layer).register_forward_hook(keep)
+
+
+@torch.inference_mode()
+def tapped(backbone: Callable[[Tensor], list[Tensor]], images: Tensor, joined: bool = True) -> list[Tensor]:
+    """The layers of a batch (N, 3, H, W): each on its own, or with `joined` side by side as one (N, D)."""
+    layers = backbone(images)
+    return [torch.cat(layers, dim=1)] if joined else layers
+
+
+@torch.inference_mode()
+def bytes_per_image(backbone: nn.Module, image: Tensor) -> int:
+    """What one image (1, 3, H, W) needs while it goes through the network, in bytes, from above.
+
+    Counted at the module that holds most: its input, its output, and as much again for what a residual path keeps.
+    """
+    most = 0
+
+    def count(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal most
+        tensors = [value for value in (*inputs, output) if isinstance(value, Tensor)]
+        most = max(most, 2 * sum(tensor.nbytes for tensor in tensors))
+
+    handles = [module.register_forward_hook(count) for module in backbone.modules()]
+    try:
+        backbone(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return most

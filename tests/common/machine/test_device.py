@@ -1,0 +1,130 @@
+"""The choice of a device, the arithmetic, and the memory that is free or kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from common.errors import InputError
+from common.machine import device
+
+
+@pytest.mark.parametrize(
+    ("gpu", "available", "chosen"),
+    [(None, False, "cpu"), (None, True, "cuda"), (True, True, "cuda"), (False, True, "cpu"), (False, False, "cpu")],
+)
+def test_device_is_the_gpu_where_there_is_one_unless_the_cpu_is_asked_for(
+    gpu: bool | None,
+    available: bool,
+    chosen: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert device.choose_device(gpu).type == chosen
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("gpu", "chosen"), [(None, "cpu"), (True, "mps"), (False, "cpu")])
+def test_an_apple_gpu_is_used_when_it_is_asked_for(
+    gpu: bool | None, chosen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.choose_device(gpu).type == chosen
+    assert capsys.readouterr() == ("", "")
+    assert device.training_device(gpu).type == "cpu"
+    told = "training on an Apple GPU is not supported: using the CPU\n" if gpu else ""
+    assert capsys.readouterr() == ("", told)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
+def test_a_precision_that_nobody_tried_on_apple_gpus_is_refused(precision: str) -> None:
+    device.check_precision("fp32", torch.device("mps"))
+    with pytest.raises(InputError) as told:
+        device.check_precision(precision, torch.device("mps"))
+    assert str(told.value) == f"--precision {precision}: an Apple GPU takes fp32"
+
+
+def test_float64_is_computed_where_there_is_such_a_thing() -> None:
+    assert [device.float64_device(torch.device(name)).type for name in ("cpu", "cuda", "mps")] == ["cpu", "cuda", "cpu"]
+
+
+def test_an_apple_gpu_has_its_share_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 900)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 200)
+    for free, expected in ((1000, 700), (600, 600)):
+        monkeypatch.setattr(device, "available_memory", lambda free=free: free)
+        assert device.free_memory(torch.device("mps")) == expected
+        assert device.free_memory(torch.device("cpu")) == free
+
+
+def test_missing_gpu_is_said_and_answered_with_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.choose_device(True).type == "cpu"
+    assert capsys.readouterr().err == "no GPU that torch can use was found: going on with the CPU\n"
+
+
+def test_name_tells_what_a_time_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    assert device.device_name(torch.device("cpu")) == "cpu (5 threads)"
+    assert device.device_name(torch.device("cuda")) == "cuda (Some GPU)"
+    assert device.device_name(torch.device("mps")) == "mps (Apple GPU)"
+
+
+SETTINGS: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+
+
+def allowed() -> list[bool]:
+    """Whether convolutions and products may round to TF32."""
+    return [setting.allow_tf32 for setting in SETTINGS]
+
+
+@pytest.fixture(params=[(True, True), (False, False), (True, False), (False, True)])
+def before(request: pytest.FixtureRequest) -> Iterator[list[bool]]:
+    """What was allowed before, until the test is over."""
+    found = allowed()
+    for setting, value in zip(SETTINGS, request.param, strict=True):
+        setting.allow_tf32 = value
+    yield list(request.param)
+    for setting, value in zip(SETTINGS, found, strict=True):
+        setting.allow_tf32 = value
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tf32_is_allowed_or_not_as_long_as_it_is_asked_for(before: list[bool], wanted: bool) -> None:
+    assert allowed() == before
+    with device.tf32(wanted):
+        assert allowed() == [wanted, wanted]
+        with device.tf32(not wanted):
+            assert allowed() == [not wanted, not wanted]
+        assert allowed() == [wanted, wanted]
+    assert allowed() == before
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tf32_is_what_it_was_after_an_error(before: list[bool], wanted: bool, error: type[BaseException]) -> None:
+    with pytest.raises(error), device.tf32(wanted):
+        raise error
+    assert allowed() == before
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_a_precision_that_only_gpus_have_is_refused_on_a_cpu(precision: str) -> None:
+    device.check_precision(precision, torch.device("cuda"))
+    with pytest.raises(InputError) as told:
+        device.check_precision(precision, torch.device("cpu"))
+    assert str(told.value) == f"--precision {precision}: is for a GPU; a CPU takes fp32 or bf16"
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_both_have_is_taken(precision: str, where: str) -> None:
+    device.check_precision(precision, torch.device(where))

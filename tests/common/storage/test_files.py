@@ -1,0 +1,158 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from common.errors import InputError
+from common.storage import files
+
+
+def write_half(path: Path) -> None:
+    """Begins to write `path`, and fails."""
+    with files.written_whole(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError("power cut")
+
+
+def test_unfinished_file_keeps_its_suffix() -> None:
+    assert files.partial_name(Path("a/features.npy")) == Path("a/features.partial.npy")
+
+
+def test_file_gets_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with files.written_whole(path) as partial:
+        partial.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failure_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_half(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_an_interrupted_process_left_is_not_written_on(tmp_path: Path) -> None:
+    path, partial = tmp_path / "file.txt", tmp_path / "file.partial.txt"
+    partial.write_text("longer than the new contents")
+    with files.written_whole(path) as given:
+        assert given == partial
+        assert not partial.exists()
+        partial.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_link_in_the_place_of_an_unfinished_file_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.txt"
+    elsewhere.write_text("precious")
+    (tmp_path / "file.partial.txt").symlink_to(elsewhere)
+    with files.written_whole(tmp_path / "file.txt") as partial:
+        partial.write_text("new")
+    assert not (tmp_path / "file.txt").is_symlink()
+    assert (tmp_path / "file.txt").read_text() == "new"
+    assert elsewhere.read_text() == "precious"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_sync_folders_is_no_fault_and_a_broken_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fails(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    files.sync_folder(tmp_path)
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fsync", fails)
+    if code == errno.EINVAL:
+        files.sync_folder(tmp_path)
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            files.sync_folder(tmp_path)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_json_is_read_back(tmp_path: Path) -> None:
+    value = {"names": ["été\x00", "\udcff"], "mean": 0.1, "none": None}
+    files.write_json(tmp_path / "facts.json", value)
+    text = (tmp_path / "facts.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert text.endswith("\n")
+
+
+def test_sha256_of_the_standards_example(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(tmp_path / "abc") == expected
+
+
+def test_versions_of_installed_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PACKAGES", ("numpy", "no-such-package"))
+    assert files.package_versions() == {"numpy": numpy.__version__}
+
+
+# ---- what is said about a file
+
+
+def features_file(folder: Path, told: object) -> Path:
+    path = folder / "features.npy"
+    path.write_bytes(b"abc")
+    path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
+    return path
+
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("told", [{"sha256": ABC}, {"sha256": None}, {}])
+def test_a_file_is_whole_when_its_json_says_so_or_says_nothing(tmp_path: Path, told: dict[str, Any]) -> None:
+    path = features_file(tmp_path, told)
+    assert files.check_whole(path, files.read_facts(path)) == ABC
+
+
+@pytest.mark.parametrize("sha256", ["0123456789abcdef", "", 0, 7, [], {}, False, "\x1b[2J\n"])
+def test_a_file_of_which_the_json_says_something_else_is_refused(tmp_path: Path, sha256: object) -> None:
+    path = features_file(tmp_path, {"sha256": sha256})
+    with pytest.raises(InputError) as told:
+        files.check_whole(path, files.read_facts(path))
+    assert str(told.value) == (
+        f"{path}: was changed or damaged since it was written (its SHA-256 begins with ba7816bf, and its .json says "
+        f"{str(sha256)[:8]}); get it again, or extract it again with --overwrite"
+    )
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as told:
+        files.check_whole(tmp_path / "no.npy", {})
+    assert str(told.value) == f"{tmp_path / 'no.npy'}: no features file could be read here (No such file or directory)"
+
+
+def test_without_a_json_there_are_no_facts(tmp_path: Path) -> None:
+    assert files.read_facts(tmp_path / "features.npy") == {}
+
+
+@pytest.mark.parametrize("written", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b"null"])
+def test_a_json_that_cannot_be_read_is_damaged(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "features.json").write_bytes(written)
+    with pytest.raises(ValueError, match=r"."):
+        files.read_json(tmp_path / "features.json")
+    with pytest.raises(InputError, match=r"features\.json: damaged"):
+        files.read_facts(tmp_path / "features.npy")
+
+
+def test_a_json_of_holes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "features.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="no JSON file of ours"):
+        files.read_json(tmp_path / "features.json")
