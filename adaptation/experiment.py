@@ -31,8 +31,7 @@ from common.console import table
 from common.errors import InputError, OutOfMemory, listed, printable
 from common.machine.device import device_name
 from common.progress import Bar, progress
-from common.record import differences
-from common.storage.files import package_versions, read_facts
+from common.record import differences, package_versions, read_record
 
 KS, KS_COMPARED = (1, 3), (1, 3, 5)
 
@@ -103,7 +102,7 @@ def check_reducible(model: Model, plan: Plan) -> None:
     """InputError when a run's own PCA cannot be fitted on the features: reduced already, or too few."""
     if plan.reduction is None:
         return
-    if "pca" in read_facts(model.source.path):
+    if "pca" in read_record(model.source.path):
         raise InputError(
             f"{printable(str(model.source.path))}: was reduced by extract.py, on all images; --pca-fit train takes "
             "the features.npy it was made from"

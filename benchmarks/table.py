@@ -15,7 +15,7 @@ import torch
 from common import console
 from common.machine.device import device_name
 from common.machine.system import cores
-from common.storage.files import package_versions
+from common.record import package_versions
 
 Result = TypeVar("Result")
 HEADER = ("stage", "unit", "plain", "ours", "limit", "x plain", "of limit", "wanted")

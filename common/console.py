@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import InputError, printable
 from common.machine.system import BROKEN_PIPE
 from common.stopping import Stopped, stoppable
+
+PACKAGES = ("common", "featuresExtractor", "adaptation")
 
 
 def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothing is kept") -> int:
@@ -25,7 +29,7 @@ def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothi
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to end
     try:
-        with stoppable():
+        with stoppable(), logged():
             code = command()
             sys.stdout.flush()
         return code
@@ -40,6 +44,32 @@ def guarded(program: str, command: Callable[[], int], how_to_go_on: str = "nothi
     except KeyboardInterrupt as error:
         print(f"\n{program}: interrupted; {how_to_go_on}", file=sys.stderr)
         return error.exit_code if isinstance(error, Stopped) else 130
+
+
+class _Terminal(logging.Handler):
+    """Prints messages as they are, above a bar that is being drawn: warnings to stderr, the others to stdout."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        from tqdm import tqdm  # slow to import, for a help text that needs none of it
+
+        tqdm.write(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """Show in here, once, what the packages of this project log."""
+    terminal = _Terminal()
+    silent = [logger for logger in map(logging.getLogger, PACKAGES) if logger.level != logging.INFO]
+    for logger in silent:
+        logger.addHandler(terminal)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in silent:
+            logger.removeHandler(terminal)
+            logger.setLevel(logging.NOTSET)
 
 
 def _line(error: Exception) -> str | None:

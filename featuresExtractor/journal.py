@@ -17,8 +17,8 @@ from typing import IO, Any
 from common.errors import InputError, printable
 from common.machine.system import open_own
 from common.progress import progress
-from common.record import differences
-from common.storage.files import is_whole, sync_folder, write_json
+from common.record import differences, is_whole
+from common.storage.files import sync_folder, write_json
 from featuresExtractor.backbones.inference import Drift
 from featuresExtractor.features.features_file import FeaturesWriter, unfinished_names
 from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped, State, state_of

@@ -16,8 +16,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from common.errors import InputError, OutOfMemory
+from common.errors import InputError
 from common.machine.device import float64_device, free_memory, tf32
+from common.machine.resources import require_memory
 from common.storage.archives import canonical, check_archive
 from common.storage.files import written_whole
 from common.vectors import power_of_two
@@ -95,7 +96,9 @@ def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int
     but for rounding.
     """
     device = float64_device(device)
-    _check_memory(width, device)
+    matrices = MATRICES * torch.float64.itemsize * width**2
+    advice = "take fewer --layers, or one PCA a layer (-p pca N)"
+    require_memory(matrices, free_memory(device), f"a PCA of {width:,} dimensions takes", advice)
     moments = Moments(width, device)
     with tf32(False):
         for chunk in chunks:
@@ -113,15 +116,6 @@ def _check_variance(total: Tensor, moments: Moments) -> None:
     if float(total) <= ALIKE**2 * length:
         what = "alike" if length else "zero"
         raise InputError(f"the vectors are all {what}, so that they have no principal components; {CAUSES}")
-
-
-def _check_memory(width: int, device: torch.device) -> None:
-    """OutOfMemory where the device does not hold the covariance and a copy of it: where a control group is full, the
-    system ends the program without a word."""
-    needed, free = MATRICES * torch.float64.itemsize * width**2, free_memory(device)
-    if needed > free:
-        told = f"a PCA of {width:,} numbers takes {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
-        raise OutOfMemory(f"{told}; take fewer --layers, or one PCA a layer (-p pca N)")
 
 
 def _signed(components: Tensor) -> Tensor:

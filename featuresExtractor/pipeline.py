@@ -23,7 +23,8 @@ from common.errors import InputError, OutOfMemory, listed, printable
 from common.machine.device import device_name, empty_cache
 from common.machine.shortage import explained
 from common.machine.system import bytes_on_disk
-from common.storage.files import package_versions, partial_name
+from common.record import package_versions
+from common.storage.files import partial_name
 from common.storage.lock import held
 from featuresExtractor import provenance
 from featuresExtractor.backbones.activations import TappedBackbone, reduction

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.record import differences
-from common.storage.files import check_whole, package_versions, read_json, sha256, write_json
+from common.record import check_whole, differences, package_versions
+from common.storage.files import read_json, sha256, write_json
 from featuresExtractor.backbones.weights.loading import Weights
 from featuresExtractor.extractor import Report
 from featuresExtractor.images.folders.dataset import Dataset

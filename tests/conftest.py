@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from common.console import logged
 from featuresExtractor import models
 from featuresExtractor.images import kinds
 from featuresExtractor.models import Model
@@ -51,6 +52,13 @@ def _signals_are_heeded() -> None:
     """Also where the suite runs in the background, for which shells have Ctrl-C ignored by all that it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _messages_are_shown() -> Iterator[None]:
+    """What the packages log is printed as it is by the commands."""
+    with logged():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

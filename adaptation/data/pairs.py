@@ -15,7 +15,8 @@ from torch import Tensor
 from common.errors import InputError, listed, printable
 from common.machine.resources import available_memory
 from common.names.lists import choose
-from common.storage.files import check_whole, read_facts, sha256
+from common.record import check_whole, read_record
+from common.storage.files import sha256
 from featuresExtractor.features.pairing.layout import Layout, lay_out
 from featuresExtractor.features.reader import open_pairs
 from featuresExtractor.features.table import Table
@@ -55,7 +56,7 @@ def load_pairs(path: str | os.PathLike[str], subset: str | os.PathLike[str] | No
     Names of the CSV that the file does not have are an InputError too, or with `skip` left out and told on stderr.
     """
     path = Path(path)
-    check_whole(path, read_facts(path))
+    check_whole(path, read_record(path))
     given = open_pairs(path)
     layout, warnings = _laid_out(given, path)
     _tell([*given.notes, *layout.notes, *warnings])
@@ -105,7 +106,7 @@ def survey(path: Path, subset: Path | None = None, skip: bool = False, right: Pa
     odd about it is said on stderr, this once."""
     paths = [path] if right is None else [path, right]
     _check_room(path, sum(file.stat().st_size for file in paths if file.is_file()))
-    digest = " ".join(check_whole(file, read_facts(file)) for file in paths)
+    digest = " ".join(check_whole(file, read_record(file)) for file in paths)
     given = open_pairs(path, right)
     _check_room(path, FLOAT * (given.left.size + given.right.size))
     layout, warnings = _laid_out(given, path)

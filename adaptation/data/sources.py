@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, listed, printable
-from common.storage.files import read_facts
+from common.record import read_record
 
 FEATURES, REDUCED = "features.npy", re.compile(r"features_pca[^.]*\.npy")  # an unfinished file has one more dot
 COMPONENTS = re.compile(r"_pca(\d+)\.npy")
@@ -42,7 +42,7 @@ class Source:
     @property
     def protocol(self) -> str:
         """What `extract.py` fitted a PCA on."""
-        facts = read_facts(self.path)
+        facts = read_record(self.path)
         return ALL_IMAGES if "pca" in facts else NONE if facts else UNKNOWN
 
 
@@ -178,7 +178,7 @@ def _variant(settings: dict[str, Any]) -> str:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """`settings` of the `.json` beside a features file: what its numbers depend on; empty when there are none."""
-    settings = read_facts(path).get("settings")
+    settings = read_record(path).get("settings")
     return settings if isinstance(settings, dict) else {}
 
 

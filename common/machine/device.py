@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +10,8 @@ import torch
 
 from common.errors import InputError
 from common.machine.resources import available_memory
+
+logger = logging.getLogger(__name__)
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What numbers are held in under each precision; with tf32 it is the factors of products that are rounded."""
@@ -31,7 +33,7 @@ def choose_device(gpu: bool | None) -> torch.device:
     if gpu and torch.backends.mps.is_available():
         return torch.device("mps")
     if gpu:
-        print("no GPU that torch can use was found: going on with the CPU", file=sys.stderr)
+        logger.warning("no GPU that torch can use was found: going on with the CPU")
     return torch.device("cpu")
 
 
@@ -39,7 +41,7 @@ def training_device(gpu: bool | None) -> torch.device:
     """As `choose_device`, but for Apple GPUs: training was never tried there, and its features are small."""
     device = choose_device(gpu)
     if device.type == "mps":
-        print("training on an Apple GPU is not supported: using the CPU", file=sys.stderr)
+        logger.warning("training on an Apple GPU is not supported: using the CPU")
         return torch.device("cpu")
     return device
 

@@ -1,4 +1,4 @@
-"""The memory that this process may use.
+"""The memory and the disk that this process may use, and whether they hold what it is about to make.
 
 Containers (Docker, Kubernetes) and schedulers (SLURM) give a job less than the machine has: by control groups, whose
 limits hold for all processes of a group and of the groups within it, or by limits of the process itself.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from common.errors import InputError, OutOfMemory, printable
 from common.machine.system import limit_of
 
 PROC = Path("/proc")
+GIB = 2**30
 UNLIMITED = 2**60  # bytes; version 1 of control groups writes a number beyond it for "no limit"
 
 
@@ -26,6 +29,23 @@ def available_memory(proc: Path = PROC) -> float:
     of this process in; systems other than Linux have none.
     """
     return max(0.0, min(free_memory(), left_in_groups(proc), address_space_left(proc)))
+
+
+def require_memory(needed: float, free: float, what: str, advice: str) -> None:
+    """OutOfMemory where `what` takes more bytes of memory than are free: better now than in some hours, and where a
+    control group is full the system ends a program without a word. `advice` says what to do."""
+    if needed > free:
+        raise OutOfMemory(
+            f"{what} {needed / GIB:,.3g} GiB of memory, {max(0.0, free) / GIB:,.3g} GiB are free; {advice}"
+        )
+
+
+def require_disk(needed: float, folder: Path, what: str, advice: str) -> None:
+    """InputError where `what` takes more bytes than are free on the disk of a folder, which may be a new one."""
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
+    if needed > (free := shutil.disk_usage(existing).free):
+        place = printable(str(folder))
+        raise InputError(f"{place}: {what} {needed / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free; {advice}")
 
 
 def free_memory() -> float:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and what is said about them."""
+"""Files that are either whole or missing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, printable
 from common.machine.system import sync_folder as sync_folder  # for those who write files of their own
 
 MOST_JSON = 2**28  # bytes
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow", "simplejpeg")
 
 
 @contextmanager
@@ -69,51 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The `.json` beside a features file; empty when there is none. InputError when it is damaged: then nothing tells
-    whether the features are whole."""
-    if path.suffix == ".npz":  # which extract.py does not write: a .json of that stem is of another file
-        return {}
-    try:
-        return read_json(path.with_suffix(".json"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        shown = printable(str(path.with_suffix(".json")))
-        raise InputError(f"{shown}: damaged; get it again, or extract again with --overwrite") from error
-
-
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether the file is there that a `.json` tells of."""
-    return path.is_file() and sha256(path) == facts.get("sha256")
-
-
-def check_whole(path: Path, facts: Mapping[str, Any]) -> str:
-    """The SHA-256 of a file; InputError when the `.json` beside it (`facts`) names another one."""
-    try:
-        found, told = sha256(path), facts.get("sha256")
-    except OSError as error:
-        raise InputError(f"{path}: no features file could be read here ({error.strerror})") from error
-    if told not in (None, found):  # files of before had none
-        raise InputError(
-            f"{path}: was changed or damaged since it was written (its SHA-256 begins with {found[:8]}, and its .json "
-            f"says {str(told)[:8]}); get it again, or extract it again with --overwrite"
-        )
-    return found
-
-
-def package_versions() -> dict[str, str]:
-    """The versions that numbers depend on, of the packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,8 @@ from filelock import lock_descriptor
 
 from common.errors import InputError, printable
 from common.machine.system import close_and_remove, has_name, open_own, read_at_start
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 NO_LOCKS = sorted({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
@@ -68,8 +70,8 @@ def _opened(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EMLINK, errno.EINVAL, errno.EISDIR):
             raise
-        told = "only a file of its own can be the lock of this folder"
-        raise InputError(f"{printable(str(path))}: {told} ({error.strerror}); remove it") from error
+        message = "only a file of its own can be the lock of this folder"
+        raise InputError(f"{printable(str(path))}: {message} ({error.strerror}); remove it") from error
 
 
 def _acquire(descriptor: int, folder: Path) -> None:
@@ -80,13 +82,13 @@ def _acquire(descriptor: int, folder: Path) -> None:
         if error.errno not in NO_LOCKS:
             os.close(descriptor)
             raise
-        told = "this file system has no locks: see to it yourself that nothing else writes here"
-        print(f"note: {printable(str(folder))}: {told}", file=sys.stderr)
+        message = "this file system has no locks: see to it yourself that nothing else writes here"
+        logger.warning(f"note: {printable(str(folder))}: {message}")
         return
     holder = _holder(descriptor)
     os.close(descriptor)
-    told = f"{printable(str(folder))}: another process is writing here ({holder})"
-    raise InputError(f"{told}; wait for it, or give another folder")
+    message = f"{printable(str(folder))}: another process is writing here ({holder})"
+    raise InputError(f"{message}; wait for it, or give another folder")
 
 
 def _holder(descriptor: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -183,3 +184,20 @@ def test_a_precision_that_a_script_does_not_have_is_refused(capsys: pytest.Captu
         parser.parse_args(["--precision", "fp16"])
     assert ended.value.code == 2
     assert "argument --precision: invalid choice: 'fp16'" in capsys.readouterr().err
+
+
+def test_messages_are_printed_once_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        logging.getLogger("adaptation.any").info("plain %s")
+        logging.getLogger("common.storage.any").warning("note: odd")
+        logging.getLogger("another.library").info("nothing of ours")
+        return 0
+
+    assert console.guarded("test", command) == 0
+    assert capsys.readouterr() == ("plain %s\n", "note: odd\n")
+
+
+def test_outside_of_a_command_a_library_is_silent() -> None:
+    program = "import logging; from common import console; logging.getLogger('common.any').info('x'); console.logged()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

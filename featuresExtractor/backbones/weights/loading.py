@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError, listed, printable
-from common.machine.resources import available_memory
+from common.machine.resources import available_memory, require_memory
 from common.storage.files import sha256
 from featuresExtractor.backbones.libraries import build, skeleton
 from featuresExtractor.backbones.weights.checkpoints import read_state_dicts, read_tensors
@@ -106,15 +106,11 @@ def _check_fixed(backbone: nn.Module, fitting: Fit, path: Path) -> None:
 
 
 def _check_memory(model: Model, bones: nn.Module, file: Path | None) -> None:
-    """InputError where the network and what its file holds do not fit: the system would end the program without a
-    word."""
+    """OutOfMemory where the memory does not hold the network and its file."""
     towers = 2 if model.library == "open_clip" else 1  # a text tower is built with the visual one
     needed = towers * sum(weight.nbytes for weight in bones.parameters()) + (file.stat().st_size if file else 0)
-    if needed > (there := available_memory()):
-        raise InputError(
-            f"{model.name}: its weights need {needed / 2**30:.1f} GiB of memory while they are loaded, "
-            f"{there / 2**30:.1f} GiB are free"
-        )
+    what = f"{model.name}: loading its weights takes"
+    require_memory(needed, available_memory(), what, "free some, or take a smaller network")
 
 
 def _frozen(backbone: nn.Module) -> nn.Module:

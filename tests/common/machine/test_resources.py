@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from common.errors import InputError, OutOfMemory
 from common.machine import resources
 from common.machine.resources import address_space_left, available_memory, free_memory, left_in_groups
 
@@ -304,3 +306,28 @@ def test_a_real_control_group_holds_what_is_said_to_be_left(
     assert 270 < first <= 300
     assert 270 < read <= 300
     assert full < 40
+
+
+# ---- is there enough?
+
+
+def test_memory_that_is_free_is_enough() -> None:
+    resources.require_memory(2**30, 2**30, "x takes", "do")
+    with pytest.raises(OutOfMemory) as caught:
+        resources.require_memory(3 * 2**29, 2**30, "photos: x takes", "take less")
+    assert str(caught.value) == "photos: x takes 1.5 GiB of memory, 1 GiB are free; take less"
+
+
+def test_disk_is_asked_where_the_folder_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> shutil._ntuple_diskusage:
+        asked.append(path)
+        return shutil._ntuple_diskusage(10**10, 8 * 10**9, 2 * 10**9)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    resources.require_disk(2e9, tmp_path / "new" / "folder", "they take", "do")
+    with pytest.raises(InputError) as caught:
+        resources.require_disk(2.5e9, tmp_path, "they take", "make room")
+    assert str(caught.value) == f"{tmp_path}: they take 2.5 GB, 2 GB are free; make room"
+    assert asked == [tmp_path, tmp_path]

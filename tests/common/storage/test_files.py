@@ -6,12 +6,9 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import Any
 
-import numpy
 import pytest
 
-from common.errors import InputError
 from common.storage import files
 
 
@@ -95,64 +92,3 @@ def test_sha256_of_the_standards_example(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert files.sha256(tmp_path / "abc") == expected
-
-
-def test_versions_of_installed_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PACKAGES", ("numpy", "no-such-package"))
-    assert files.package_versions() == {"numpy": numpy.__version__}
-
-
-# ---- what is said about a file
-
-
-def features_file(folder: Path, told: object) -> Path:
-    path = folder / "features.npy"
-    path.write_bytes(b"abc")
-    path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
-    return path
-
-
-ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-@pytest.mark.parametrize("told", [{"sha256": ABC}, {"sha256": None}, {}])
-def test_a_file_is_whole_when_its_json_says_so_or_says_nothing(tmp_path: Path, told: dict[str, Any]) -> None:
-    path = features_file(tmp_path, told)
-    assert files.check_whole(path, files.read_facts(path)) == ABC
-
-
-@pytest.mark.parametrize("sha256", ["0123456789abcdef", "", 0, 7, [], {}, False, "\x1b[2J\n"])
-def test_a_file_of_which_the_json_says_something_else_is_refused(tmp_path: Path, sha256: object) -> None:
-    path = features_file(tmp_path, {"sha256": sha256})
-    with pytest.raises(InputError) as told:
-        files.check_whole(path, files.read_facts(path))
-    assert str(told.value) == (
-        f"{path}: was changed or damaged since it was written (its SHA-256 begins with ba7816bf, and its .json says "
-        f"{str(sha256)[:8]}); get it again, or extract it again with --overwrite"
-    )
-
-
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as told:
-        files.check_whole(tmp_path / "no.npy", {})
-    assert str(told.value) == f"{tmp_path / 'no.npy'}: no features file could be read here (No such file or directory)"
-
-
-def test_without_a_json_there_are_no_facts(tmp_path: Path) -> None:
-    assert files.read_facts(tmp_path / "features.npy") == {}
-
-
-@pytest.mark.parametrize("written", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b"null"])
-def test_a_json_that_cannot_be_read_is_damaged(tmp_path: Path, written: bytes) -> None:
-    (tmp_path / "features.json").write_bytes(written)
-    with pytest.raises(ValueError, match=r"."):
-        files.read_json(tmp_path / "features.json")
-    with pytest.raises(InputError, match=r"features\.json: damaged"):
-        files.read_facts(tmp_path / "features.npy")
-
-
-def test_a_json_of_holes_is_not_read(tmp_path: Path) -> None:
-    with (tmp_path / "features.json").open("wb") as file:
-        file.truncate(2**40)
-    with pytest.raises(ValueError, match="no JSON file of ours"):
-        files.read_json(tmp_path / "features.json")

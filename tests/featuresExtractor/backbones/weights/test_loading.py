@@ -293,7 +293,7 @@ def test_weights_that_do_not_fit_into_memory_are_refused(
         monkeypatch.setattr(weights, "available_memory", lambda needed=needed: needed)
         loaded(tiny_model, given)
         monkeypatch.setattr(weights, "available_memory", lambda needed=needed: needed - 1)
-        with pytest.raises(InputError, match=r"^tiny: its weights need 0\.0 GiB of memory while they are loaded, "):
+        with pytest.raises(InputError, match=r"^tiny: loading its weights takes 0\.00\d+ GiB of memory, "):
             loaded(tiny_model, given)
 
 
@@ -303,7 +303,8 @@ def test_memory_is_asked_for_before_anything_is_built(monkeypatch: pytest.Monkey
     with pytest.raises(InputError) as caught:
         loaded(find_model("wsl_resnext101_32x48d"), "random")
     assert str(caught.value) == (
-        "wsl_resnext101_32x48d: its weights need 3.1 GiB of memory while they are loaded, 2.5 GiB are free"
+        "wsl_resnext101_32x48d: loading its weights takes 3.09 GiB of memory, 2.5 GiB are free; free some, "
+        "or take a smaller network"
     )
 
 
