@@ -7,7 +7,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,16 +21,17 @@ from benchmarks import plain
 from benchmarks.table import Apart, Row, median_seconds
 from common.machine.device import tf32
 from common.machine.system import cores
+from common.storage.staging import Staging
 from featuresExtractor.backbones.activations import TappedBackbone
 from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
-from featuresExtractor.extractor import extract
+from featuresExtractor.extractor import extract_units
 from featuresExtractor.features.features_file import FeaturesWriter, row_type
 from featuresExtractor.features.reader import read_pairs
 from featuresExtractor.images.folders.dataset import Dataset, find_images
-from featuresExtractor.journal import Journal
 from featuresExtractor.models import Model
+from featuresExtractor.units import missing_units
 
 SIZE = (200, 245)  # of the images of TLL
 SAME = 0.999999  # the least cosine between the plain way's features and ours
@@ -116,14 +117,15 @@ def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
     """Our way, from the files to the file, without its bar."""
     target = folder / "features.npy"
     row = row_type(dataset.sides, forward.shapes[0], dataset.longest_name)
-    journal = Journal([target])
-    journal.begin({}, forward.batch)
-    with FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer:
-        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-            extract(dataset, forward, [writer], journal, cores())
-        writer.finish()
-    journal.close()
-    journal.remove()
+    staging, parts = Staging(folder), missing_units(len(dataset), max(1, forward.batch // len(dataset.sides)), [])
+    staging.begin({}, overwrite=True)
+    with FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer, redirect_stderr(io.StringIO()):
+        for _ in extract_units(
+            dataset, forward, [writer], parts, cores(), record=lambda unit: staging.add(unit.key, unit.record())
+        ):
+            pass
+        writer.seal()
+    staging.remove()
     return target
 
 

@@ -94,7 +94,6 @@ def write_features(path: Path, sizes: Sizes) -> None:
             names = [(f"{number:05d}.jpg",) * 2 for number in range(start, min(start + step, items))]
             numbers = generator.standard_normal((len(names), 2, sizes.width), dtype=np.float32) * scale + 1
             writer.put(start, [make_rows(row, names, numbers, 0)])
-        writer.finish()
 
 
 def _vectors(path: Path) -> Iterator[Matrix]:

@@ -64,12 +64,14 @@ def logged() -> Iterator[None]:
     for logger in silent:
         logger.addHandler(terminal)
         logger.setLevel(logging.INFO)
+        logger.propagate = False  # or a library that sets logging up would show it a second time
     try:
         yield
     finally:
         for logger in silent:
             logger.removeHandler(terminal)
             logger.setLevel(logging.NOTSET)
+            logger.propagate = True
 
 
 def _line(error: Exception) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common.console import duration
 from common.errors import InputError, listed, printable
@@ -21,128 +21,127 @@ from featuresExtractor.features.features_file import FeaturesWriter, make_rows
 from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped
 from featuresExtractor.images.loader import Batch, read_batches
 from featuresExtractor.images.settings import STORED, Decoding
-from featuresExtractor.journal import Done, Journal, changed, left_to_do
+from featuresExtractor.units import Unit, changed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
 
-@dataclass
+WAITING, FORWARD, WRITING = "waiting for images", "forward", "writing"
+
+
+@dataclass(frozen=True)
 class Report:
-    """What an extraction did: items that are written, what was left out, remarks about the images, how far the features
-    are from those of fp32 where they are in another precision; and of this call the images and the seconds spent on
-    each part."""
+    """What an extraction did: items that are written, what was left out, remarks about the images, and how far the
+    features are from those of fp32 where they are in another precision."""
 
-    written: int = 0
+    written: int
     skipped: list[Skipped] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     drift: Drift | None = None
-    images: int = 0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"waiting for images": 0.0, "forward": 0.0, "writing": 0.0}
-    )
-
-    def summary(self) -> str:
-        """One line: images, time, rate, and where the time went."""
-        total = sum(self.seconds.values())
-        shares = ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in self.seconds.items())
-        return f"{self.images:,} images in {duration(total)}, {self.images / total:.1f} images/s ({shares})"
 
 
-class _Clock:
-    """Seconds since the last look."""
+class Clock:
+    """Seconds spent on each part of the loop."""
 
     def __init__(self) -> None:
-        self.last = time.perf_counter()
+        self.seconds = dict.fromkeys((WAITING, FORWARD, WRITING), 0.0)
+        self._last = time.perf_counter()
 
-    def lap(self) -> float:
-        last, self.last = self.last, time.perf_counter()
-        return self.last - last
+    def lap(self, part: str) -> None:
+        """Count the time since the last call for `part`."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self._last
+        self._last = now
+
+    def summary(self, images: int) -> str:
+        """Return one line: images, time, rate, and where the time went."""
+        total = sum(self.seconds.values())
+        shares = ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in self.seconds.items())
+        return f"{images:,} images in {duration(total)}, {images / total:.1f} images/s ({shares})"
 
 
-def extract(
+def extract_units(
     dataset: Dataset,
     forward: Forward,
     writers: Sequence[FeaturesWriter],
-    journal: Journal,
+    parts: Sequence[range],
     workers: int,
     skip: bool = False,
     decoding: Decoding = STORED,
-) -> Report:
-    """Writes the features of every item of `dataset` that the journal does not have yet, each output to its file;
-    returns what was done.
+    clock: Clock | None = None,
+    record: Callable[[Unit], object] = lambda unit: None,
+) -> Iterator[Unit]:
+    """Write the features of the items in `parts`, each output to its file; yield a unit for each part, in order.
 
-    Threads read images ahead and one writes, so that the device need not wait for either. An unreadable image is
-    an InputError that names it; with `skip` its whole item is left out and reported. So are images that were changed
-    meanwhile.
+    `record` is called with each unit as soon as its features are written, by the thread that wrote them.
+
+    Threads read images ahead and one writes, so that the device need not wait for either. An unreadable image is an
+    InputError that names it; with `skip` its whole item is left out.
     """
-    report, clock = Report(), _Clock()
-    views, sides = len(forward.views), len(dataset.sides)
-    parts = left_to_do(len(dataset), max(1, forward.batch // sides), [done.items for done in journal.done])
+    clock, drift = clock or Clock(), None
     batches = read_batches(dataset, forward.preprocessing, parts, workers, forward.room, decoding)
-    todo = sum(map(len, parts))
+    count, images = len(dataset), len(dataset.sides) * len(forward.views)
+    done = count - sum(map(len, parts))
     with (
-        progress(len(dataset) * sides * views, "extract", "images", (len(dataset) - todo) * sides * views) as bar,
+        progress(count * images, "extract", "images", done * images) as bar,
         ThreadPoolExecutor(1) as pool,
         closing(batches),
     ):
-        written: Future[None] | None = None
+        writing: Future[Unit] | None = None
         for batch in batches:
             _check_readable(batch, skip)
-            report.seconds["waiting for images"] += clock.lap()
+            clock.lap(WAITING)
             outputs = forward(torch.from_numpy(batch.pixels)) if batch.indices else forward.nothing()
-            report.seconds["forward"] += clock.lap()
-            _finish(written)
-            _tell_drift(forward, journal)
-            written = pool.submit(_write, dataset, batch, outputs, writers, journal)
-            report.seconds["writing"] += clock.lap()
-            report.images += len(batch.indices) * sides * views
-            bar.update(len(batch.items) * sides * views)
-        _finish(written)
-    report.seconds["writing"] += clock.lap()
-    _check_unchanged(dataset, journal)
-    report.written = int(kept(dataset, journal).sum())
-    report.skipped = [fault for done in sorted(journal.done, key=Done.first) for fault in done.faults]
-    report.remarks = [remark for done in sorted(journal.done, key=Done.first) for remark in done.remarks]
-    report.drift = journal.drift
-    return report
+            clock.lap(FORWARD)
+            if writing is not None:
+                yield writing.result()
+            new = forward.drift if forward.drift is not drift else None
+            if new is not None:
+                logger.info(str(new))
+            drift = forward.drift
+            writing = pool.submit(_write, dataset, batch, outputs, writers, new, record)
+            bar.update(len(batch.items) * images)
+            clock.lap(WRITING)
+        if writing is not None:
+            yield writing.result()
+    clock.lap(WRITING)
 
 
-def kept(dataset: Dataset, journal: Journal) -> NDArray[np.bool_]:
-    """Which items have features: all but those that were left out."""
-    found = np.ones(len(dataset), bool)
-    found[[index for done in journal.done for index in done.left_out]] = False
-    return found
+def report_of(units: Sequence[Unit], dataset: Dataset) -> Report:
+    """Return what was done in all `units`; InputError where images are no longer those that were used."""
+    _check_unchanged(dataset, units)
+    return Report(
+        int(kept(dataset, units).sum()),
+        [fault for unit in units for fault in unit.faults],
+        [remark for unit in units for remark in unit.remarks],
+        next((unit.drift for unit in units if unit.drift), None),
+    )
 
 
-def _check_unchanged(dataset: Dataset, journal: Journal) -> None:
+def kept(dataset: Dataset, units: Sequence[Unit]) -> NDArray[np.bool_]:
+    """Return which items have features: all but those that were left out."""
+    which = np.ones(len(dataset), bool)
+    which[[index for unit in units for index in unit.left_out]] = False
+    return which
+
+
+def _check_unchanged(dataset: Dataset, units: Sequence[Unit]) -> None:
     """InputError when images that were used are no longer those that were there at the start."""
-    if names := [name for done in journal.done for index, name in changed(dataset, done) if index not in done.left_out]:
+    if names := [name for unit in units for index, name in changed(dataset, unit) if index not in unit.left_out]:
         raise InputError(
             f"{dataset.root}: changed or gone since the start: {listed(names)}; put back what is gone, and the same "
             "command reads these again"
         )
 
 
-def _finish(written: Future[None] | None) -> None:
-    """Waits for what is being written, and raises what went wrong there."""
-    if written is not None:
-        written.result()
-
-
-def _tell_drift(forward: Forward, journal: Journal) -> None:
-    """Says once what the precision costs, as soon as it is known."""
-    if forward.drift and not journal.drift:
-        journal.add_drift(forward.drift)
-        tqdm.write(str(forward.drift))
-
-
 def _check_readable(batch: Batch, skip: bool) -> None:
     """What could not be read ends the extraction."""
     if batch.faults and not skip:
-        told = listed(f"{fault.name} ({fault.reason})" for fault in batch.faults)
+        faults = listed(f"{fault.name} ({fault.reason})" for fault in batch.faults)
         raise InputError(
-            f"unreadable: {told}; mend it and give the same command, or leave such pairs out with --on-error skip"
+            f"unreadable: {faults}; mend it and give the same command, or leave such pairs out with --on-error skip"
         )
 
 
@@ -151,9 +150,10 @@ def _write(
     batch: Batch,
     outputs: Sequence[NDArray[np.float32]],
     writers: Sequence[FeaturesWriter],
-    journal: Journal,
-) -> None:
-    """The features of a batch, each output to its file; then the journal has it."""
+    drift: Drift | None,
+    record: Callable[[Unit], object],
+) -> Unit:
+    """Write the features of a batch, each output to its file, and record it."""
     paths = [dataset.items[index] for index in batch.items]
     names = [[dataset.row_name(path) for path in item] for item in paths]
     good = [index - batch.items.start for index in batch.indices]
@@ -166,7 +166,9 @@ def _write(
         sums.append(writer.put(batch.items.start, blocks))
     states = [state for index in batch.items for state in dataset.states[index]]
     left_out = [index for index in batch.items if index not in batch.indices]
-    journal.add(Done(batch.items, states, left_out, batch.faults, sums, batch.remarks))
+    unit = Unit(batch.items, states, left_out, batch.faults, sums, batch.remarks, drift)
+    record(unit)
+    return unit
 
 
 def _placed(by_item: NDArray[np.float32], good: Sequence[int], count: int) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from featuresExtractor.images.folders.dataset import Dataset
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.models import Model
-from featuresExtractor.processor import Processor, Reduction
+from featuresExtractor.processor import Processor, Reduction, made_from
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,8 @@ class Job:
     def file(self, stem: str) -> Path:
         """The features file of that stem."""
         return self.folder / f"{stem}.npy"
+
+    def made_from(self, names: Iterable[str]) -> list[Path]:
+        """Return the files that a PCA made from features files of these names."""
+        stems = [Path(name).stem for name in names if name.endswith(".npy")]
+        return sorted(path for path in self.folder.iterdir() if any(made_from(stem, path.name) for stem in stems))

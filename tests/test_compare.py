@@ -58,7 +58,6 @@ def write_features(
     row = row_type(("left", "right"), features.shape[-1], 8)
     with FeaturesWriter(path, row, len(names), len(features)) as writer:
         writer.put(0, [make_rows(row, names, block, view) for view, block in enumerate(features)])
-        writer.finish()
     if facts is not None:
         path.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
     return path

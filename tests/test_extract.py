@@ -27,13 +27,14 @@ from torchvision import transforms as tv
 
 import extract
 import train
+from common.storage.files import sha256
 from common.storage.lock import held
 from featuresExtractor import models
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
 from featuresExtractor.job import Job
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
-from featuresExtractor.provenance import settings
+from featuresExtractor.recorded import settings_of
 
 ROOT = Path(extract.__file__).parent
 CLIP_LAYERS = ("layer1", "layer2", "layer3", "layer4", "attnpool")
@@ -194,7 +195,7 @@ def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the backbone works again")
 
-    monkeypatch.setattr("featuresExtractor.pipeline.Forward", refuse)
+    monkeypatch.setattr("featuresExtractor.plan.Forward", refuse)
 
 
 def refused(command: Command, capsys: pytest.CaptureFixture[str], *words: Any) -> str:
@@ -327,29 +328,39 @@ def test_unreadable_images_and_orphans_are_left_out_and_told_when_asked_for(
     ]
 
 
+@pytest.mark.parametrize("steps", range(5))
 def test_replacing_leaves_no_other_json_beside_new_features(
-    command: Command, pairs: Callable[..., Path], save: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    root = pairs(2)
+    """Wherever the renaming of both files, and of those in their places, is cut short."""
+    root, taken, rename = pairs(2), 0, Path.rename
     assert command(root) == 0
-    old = (save / "tiny" / "features.npy").read_bytes()
 
-    def power_cut(*_: object) -> None:
-        raise RuntimeError("power cut")
+    def power_cut(path: Path, target: Path) -> Path:
+        nonlocal taken
+        if taken == steps:
+            raise RuntimeError("power cut")
+        taken += 1
+        return rename(path, target)
 
     words = ["--seed", "9", "--overwrite"]
     with monkeypatch.context() as patch:
-        patch.setattr("featuresExtractor.journal.write_json", power_cut)
+        patch.setattr(Path, "rename", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             command(root, *words)
-    assert not (save / "tiny" / "features.json").exists()
-    assert (save / "tiny" / "features.npy").read_bytes() == old
+    path, record = save / "tiny" / "features.npy", save / "tiny" / "features.json"
+    assert not (path.exists() and record.exists()) or facts(record)["sha256"] == sha256(path)
     with monkeypatch.context() as patch:
-        patch.setattr("featuresExtractor.pipeline.Forward", power_cut)  # all that is missing are the names
+        patch.setattr("featuresExtractor.plan.Forward", None)  # all that is missing are the names
         assert command(root, *words) == 0
     assert command(root, *words, "-s", str(tmp_path / "uncut")) == 0
-    assert (save / "tiny" / "features.npy").read_bytes() == (tmp_path / "uncut/tiny/features.npy").read_bytes() != old
-    assert facts(save / "tiny" / "features.json")["settings"]["weights"]["seed"] == 9
+    assert path.read_bytes() == (tmp_path / "uncut/tiny/features.npy").read_bytes()
+    assert facts(record)["settings"]["weights"]["seed"] == 9
     assert sorted(path.name for path in (save / "tiny").iterdir()) == ["features.json", "features.npy"]
 
 
@@ -418,7 +429,7 @@ def test_disk_without_room_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    told = "-p save writes 0.0 GB, 0.0 GB are free; -p adapt keeps the layers' means alone"
+    told = "-p save takes 4.69e-05 GB, 1e-06 GB are free; -p adapt keeps the layers' means alone"
     assert refused(command, capsys, pairs(1), "-p", "save") == f"{save / 'tiny'}: {told}"
     assert list(save.iterdir()) == []
 
@@ -536,7 +547,7 @@ def test_what_failed_is_told_at_the_end_and_the_same_command_goes_on_with_it(
         loaded.append(model.name)
         return load_backbone(model, weights)
 
-    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", noted)
+    monkeypatch.setattr("featuresExtractor.plan.load_backbone", noted)
     assert several(root, *BOTH) == 0
     assert loaded == ["tiny"]
     assert (save / "tiny" / "features.npy").exists()
@@ -663,7 +674,7 @@ def test_paper_preprocessing_is_for_every_model_but_clip(
 ) -> None:
     assert several(pairs(1), "--model", "all", "--weights", "random", "--preprocess", "paper") == 0
     weights = find_weights(jobs[0].model, "random")
-    told = {job.model.name: settings(job.model, weights, job.dataset, 2) for job in jobs}
+    told = {job.model.name: settings_of(job, weights) for job in jobs}
     own = {name for name, facts in told.items() if facts["preprocess"] == "own"}
     assert own == {"clip_rn50x4", "clip_rn50", "clip_rn101", "clip_vit32_b"}
     assert told["clip_rn50x4"]["preprocessing"]["crop"] == 288
@@ -1187,7 +1198,7 @@ def test_wrong_arguments_end_with_code_2(words: list[str], text: str, capsys: py
 def test_faults_of_the_program_are_not_taken_for_wrong_input(
     command: Command, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featuresExtractor.provenance.settings", lambda *_: 1 / 0)
+    monkeypatch.setattr("featuresExtractor.plan.settings_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command(pairs(1))
 
@@ -1267,7 +1278,7 @@ def test_another_number_of_components_needs_no_backbone(
 ) -> None:
     root = pairs(3)
     assert command(root) == 0
-    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", lambda *_: 1 / 0)
+    monkeypatch.setattr("featuresExtractor.plan.load_backbone", lambda *_: 1 / 0)
     assert command(root, "-p", "adapt-pca", "3") == 0
     assert facts(save / "tiny" / "features_pca3.json")["pca"]["flags"]["processor"] == ["adapt-pca", "3"]
 
@@ -1278,7 +1289,7 @@ def test_a_pca_that_was_cut_short_is_made_again_without_the_backbone(
     root = pairs(3)
     assert command(root, "-p", "adapt-pca", "3") == 0
     (save / "tiny" / "pca3.skops").unlink()
-    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", lambda *_: 1 / 0)
+    monkeypatch.setattr("featuresExtractor.plan.load_backbone", lambda *_: 1 / 0)
     assert command(root, "-p", "adapt-pca", "3", "--overwrite") == 0
     assert (save / "tiny" / "pca3.skops").exists()
 

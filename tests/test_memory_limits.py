@@ -41,7 +41,6 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row = row_type(("left", "right"), 256, 8)
     with FeaturesWriter(path, row, count) as writer:
         writer.put(0, [make_rows(row, [(f"{n}.png", f"{n}.png") for n in range(count)], values, 0)])
-        writer.finish()
     return path
 
 

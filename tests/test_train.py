@@ -69,7 +69,6 @@ def write_features(path: Path, features: NDArray[np.float32]) -> Path:
     names = NAMES[: features.shape[1]]
     with FeaturesWriter(path, row, len(names), len(features)) as writer:
         writer.put(0, [make_rows(row, names, block, view) for view, block in enumerate(features)])
-        writer.finish()
     return path
 
 

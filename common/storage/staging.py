@@ -144,13 +144,13 @@ class Staging:
         write_json(self.path / PLACING, {"new": list(new.items()), "old": list(old)})
         self.complete()
 
-    def complete(self) -> None:
-        """End a placing that was begun, if one was."""
-        if self.replaced.exists():
+    def complete(self) -> bool:
+        """End a placing that was begun. Return whether one was."""
+        if cut_short := self.replaced.exists():
             shutil.rmtree(self.replaced)
         placing = _read(self.path / PLACING)
         if placing is None:
-            return
+            return cut_short
         new = {source: target for source, target in _pairs(placing.get("new")) if self._is_inside(source, target)}
         old = [name for name in _names(placing.get("old")) if self._is_inside(name)]
         self._set_aside(new, old)
@@ -158,6 +158,7 @@ class Staging:
         self.path.rename(self.replaced)  # at once, so that no half of it is taken for unfinished work
         shutil.rmtree(self.replaced)
         self._forget()
+        return True
 
     def _is_inside(self, *names: str) -> bool:
         """Whether names lead nowhere else."""
@@ -181,6 +182,14 @@ class Staging:
                 (self.folder / target).parent.mkdir(parents=True, exist_ok=True)
                 (self.path / source).rename(self.folder / target)
         sync_folder(self.folder)
+
+
+def complete_all(folder: Path) -> list[str]:
+    """End the placing of every work of a folder that was begun. Return the parts of which one was."""
+    unfinished = folder / UNFINISHED
+    parts = {path.name for path in unfinished.iterdir()} if unfinished.is_dir() else set()
+    parts |= {path.name.removeprefix(f"{REPLACED}-") for path in folder.glob(f"{REPLACED}-*")}
+    return [part for part in sorted(parts) if Staging(folder, part).complete()]
 
 
 def _names(value: object) -> list[str]:

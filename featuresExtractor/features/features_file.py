@@ -22,7 +22,6 @@ import numpy as np
 
 from common.errors import InputError, listed
 from common.machine.system import open_own
-from common.storage.files import partial_name, sync_folder
 from featuresExtractor.features.npy import read_header
 
 if TYPE_CHECKING:
@@ -63,28 +62,19 @@ def sides_of(row: np.dtype[Any]) -> tuple[str, ...]:
 
 
 class FeaturesWriter:
-    """Writes a features file, in any order and without ever holding it.
+    """Writes a features file at `path`, in any order and without ever holding it.
 
-    Every one of `rows` items has its place in each of `views` views; the places of items that were left out are closed
-    up at the end. Used in a `with`: the file has its name only if `finish` was reached, and an unfinished file stays
-    only where `keep` says so, to be gone on with (`again`).
+    Every one of `rows` items has its place in each of `views` views; `seal` closes up the places of items that were
+    left out. With `resume` the rows of a file that exists are kept. A link in the place of the file is not followed.
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        row: np.dtype[Any],
-        rows: int,
-        views: int = 1,
-        keep: bool = False,
-        again: bool = False,
+        self, path: str | os.PathLike[str], row: np.dtype[Any], rows: int, views: int = 1, resume: bool = False
     ) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.row, self.rows, self.views, self.keep = path, row, rows, views, keep
-        self.partial, self.closed = unfinished_names(path)
-        self.whole = self.partial
-        self.file = _open_new(self.partial) if not again else _open_again(self.partial)
+        self.path, self.row, self.rows, self.views = path, row, rows, views
+        self.file = _open_existing(path) if resume else _open_new(path)
         self.start = _write_header(self.file, row, rows * views)
         self.file.truncate(self.start + rows * views * row.itemsize)
 
@@ -93,28 +83,25 @@ class FeaturesWriter:
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self.file.close()
-        if not self.keep:
-            self.partial.unlink(missing_ok=True)
-            self.closed.unlink(missing_ok=True)
 
     def put(self, first: int, blocks: Sequence[NDArray[Any]]) -> int:
-        """Writes n items from place `first` on: one block of n rows for each view. Returns their checksum (CRC-32)."""
-        found = 0
+        """Write n items from place `first` on: one block of n rows for each view. Return their checksum (CRC-32)."""
+        checksum = 0
         for view, block in enumerate(blocks):
             contents = block.tobytes()
             self._seek(view, first)
             self.file.write(contents)
-            found = zlib.crc32(contents, found)
+            checksum = zlib.crc32(contents, checksum)
         self.file.flush()  # what a killed process has in its own memory is lost, what the system has is not
-        return found
+        return checksum
 
     def checksum(self, items: range) -> int:
-        """The checksum of these items' rows as they are in the file."""
-        found, step = 0, max(1, CHUNK_BYTES // self.row.itemsize)
+        """Return the checksum of these items' rows as they are in the file."""
+        checksum, step = 0, max(1, CHUNK_BYTES // self.row.itemsize)
         for view in range(self.views):
             for first in range(items.start, items.stop, step):
-                found = zlib.crc32(self._read(view, first, min(step, items.stop - first)), found)
-        return found
+                checksum = zlib.crc32(self._read(view, first, min(step, items.stop - first)), checksum)
+        return checksum
 
     def _seek(self, view: int, item: int) -> None:
         self.file.seek(self.start + (view * self.rows + item) * self.row.itemsize)
@@ -123,40 +110,26 @@ class FeaturesWriter:
         self._seek(view, first)
         return bytes(self.file.read(count * self.row.itemsize))
 
-    def seal(self, kept: NDArray[np.bool_] | None = None) -> str:
-        """Leaves out the items that are not `kept` (rows,), brings all to the disk, and returns the SHA-256 of what is
-        there now. May be done again."""
+    def seal(self, kept: NDArray[np.bool_] | None = None) -> tuple[Path, str]:
+        """Bring the file to the disk, without the items that are not `kept` (rows,). Return its path, which is another
+        one where items were left out, and its SHA-256. May be repeated."""
         self.file.flush()
-        if kept is not None and not kept.all():
-            self._close_up(kept)
-        with self.whole.open("r+b") as file:  # Windows syncs what can be written alone
+        whole = self.path if kept is None or kept.all() else self._closed_up(kept)
+        with whole.open("r+b") as file:  # Windows syncs what can be written alone
             os.fsync(file.fileno())
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return whole, hashlib.file_digest(file, "sha256").hexdigest()
 
-    def finish(self) -> None:
-        """Gives the file its name, and closes it: Windows renames no open files."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        self.whole.replace(self.path)
-        sync_folder(self.path.parent)
-
-    def _close_up(self, kept: NDArray[np.bool_]) -> None:
-        """Copies the kept rows to another file: whatever happens meanwhile, this one still has all of them."""
-        step = max(1, CHUNK_BYTES // self.row.itemsize)
-        self.whole = self.closed
-        with _open_new(self.closed) as file:
+    def _closed_up(self, kept: NDArray[np.bool_]) -> Path:
+        """Copy the kept rows to another file: whatever happens meanwhile, this one still has all of them."""
+        step, path = max(1, CHUNK_BYTES // self.row.itemsize), self.path.with_suffix(".closed.npy")
+        with _open_new(path) as file:
             _write_header(file, self.row, self.views * int(kept.sum()))
             for view in range(self.views):
                 for first in range(0, self.rows, step):
                     some = kept[first : first + step]
                     rows = np.frombuffer(self._read(view, first, len(some)), self.row)
                     file.write(rows[some].tobytes())
-
-
-def unfinished_names(path: Path) -> tuple[Path, Path]:
-    """What a features file is called while it is written, and while it is copied without what was left out."""
-    return partial_name(path), path.with_name(f"{path.stem}.closed{path.suffix}")
+        return path
 
 
 def _open_new(path: Path) -> IO[bytes]:
@@ -165,14 +138,14 @@ def _open_new(path: Path) -> IO[bytes]:
     return path.open("x+b")
 
 
-def _open_again(path: Path) -> IO[bytes]:
-    """A file that is there, or a new one."""
+def _open_existing(path: Path) -> IO[bytes]:
+    """A file that exists, or a new one."""
     return os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT), "r+b")
 
 
 def _write_header(file: IO[bytes], row: np.dtype[Any], rows: int) -> int:
-    """Writes the `.npy` header at the start of the file and returns its length, which does not depend on `rows`:
-    numpy pads it for a number of rows that may still change."""
+    """Write the `.npy` header at the start of the file and return its length, which does not depend on `rows`: numpy
+    pads it for a number of rows that may still change."""
     file.seek(0)
     description = {"descr": np.lib.format.dtype_to_descr(row), "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(file, description)

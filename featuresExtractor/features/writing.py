@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.storage.files import written_whole
 from featuresExtractor.features.features_file import CHUNK_BYTES, FeaturesWriter, make_rows, row_type
 from featuresExtractor.features.fields import pairs_of
 from featuresExtractor.features.pairing.affixes import suspects
@@ -99,10 +100,9 @@ def _write(path: Path, pairs: Embeddings) -> None:
     row = row_type(("left", "right"), pairs.left.shape[1], max(len(name) for pair in pairs.names for name in pair))
     view = np.asarray(pairs.view)
     step = max(1, CHUNK_BYTES // row.itemsize)
-    with FeaturesWriter(path, row, len(view)) as writer:
+    with written_whole(path) as partial, FeaturesWriter(partial, row, len(view)) as writer:
         for first in range(0, len(view), step):
             some = slice(first, first + step)
             block = make_rows(row, pairs.names[some], np.stack([pairs.left[some], pairs.right[some]], axis=1), 0)
             block["view"] = view[some]
             writer.put(first, [block])
-        writer.finish()

@@ -6,8 +6,9 @@ import errno
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.storage.staging import Staging
 from featuresExtractor.backbones.activations import TappedBackbone, raw
 from featuresExtractor.backbones.inference import Drift, Forward
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
-from featuresExtractor.extractor import Report, extract, kept
+from featuresExtractor.extractor import Clock, Report, extract_units, kept, report_of
 from featuresExtractor.features.features_file import FeaturesWriter, row_type
 from featuresExtractor.images import loader as reading
 from featuresExtractor.images.decode import Decoded, decode_image
 from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.images.loader import read_item
-from featuresExtractor.journal import Done, Journal
 from featuresExtractor.models import Model
+from featuresExtractor.units import Unit, missing_units, recorded_units, verified
 
 CPU = torch.device("cpu")
 NO_FORMAT = "not an image in a format that is known here"
@@ -58,9 +60,17 @@ def forward_of(model: Model, batch: int = 64, views: int = 2, most: int | None =
     return Forward(TappedBackbone(network, layers), model.preprocessing, views, CPU, batch)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Report):
+    """A report, and of this call the images and the seconds."""
+
+    images: int
+    seconds: dict[str, float]
+
+
 def run(
     root: Path, forward: Forward, workers: int = 2, skip: bool = False, path: Path | None = None, keep: bool = False
-) -> tuple[NDArray[Any], Report]:
+) -> tuple[NDArray[Any], Outcome]:
     """Extracts the folder `root`; returns the rows of the features file, and the report. With `keep` what was done
     stays when it is cut short, and the next call goes on from there."""
     dataset, target = find_images(root), path or root.parent / "f.npy"
@@ -75,29 +85,36 @@ def run_into(
     workers: int = 2,
     skip: bool = False,
     keep: bool = False,
-) -> Report:
+) -> Outcome:
     """Extracts a dataset, each output into its file."""
-    views, count = len(forward.views), len(dataset)
     assert dataset.states  # as they are now
-    journal = Journal(targets)
-    again = journal.begun is not None
+    staging, clock = Staging(targets[0].parent, targets[0].stem), Clock()
+    resumed = staging.begin({}, overwrite=False)
     with ExitStack() as stack:
-        stack.callback(journal.close if keep else journal.remove)
-        writers = [
-            stack.enter_context(FeaturesWriter(target, row_type(dataset.sides, shape, 9), count, views, keep, again))
-            for target, shape in zip(targets, forward.shapes, strict=True)
-        ]
-        if again:
-            journal.verify(dataset, writers)
-        journal.begin({}, 4)
-        assert journal.file is not None
-        stack.enter_context(journal.file)
-        report = extract(dataset, forward, writers, journal, workers, skip)
-        for writer in writers:
-            writer.seal(kept(dataset, journal))
-            writer.finish()
-        journal.remove()
-    return report
+        stack.callback(staging.close if keep else staging.remove)
+        writers = [stack.enter_context(writer) for writer in writers_of(staging, targets, dataset, forward, resumed)]
+        units = verified(recorded_units(staging), dataset, writers)
+        parts = missing_units(len(dataset), max(1, forward.batch // 2), [unit.items for unit in units])
+
+        def record(unit: Unit) -> None:
+            staging.add(unit.key, unit.record())
+
+        new = list(extract_units(dataset, forward, writers, parts, workers, skip, clock=clock, record=record))
+        units = sorted([*units, *new], key=lambda unit: unit.items.start)
+        report = report_of(units, dataset)
+        whole = [writer.seal(kept(dataset, units))[0].name for writer in writers]
+        existing = [path.name for path in targets if path.exists()]
+        staging.place(dict(zip(whole, (path.name for path in targets), strict=True)), existing)
+    images = sum(len(unit.items) - len(unit.left_out) for unit in new) * len(dataset.sides) * len(forward.views)
+    return Outcome(**vars(report), images=images, seconds=clock.seconds)
+
+
+def writers_of(
+    staging: Staging, targets: Sequence[Path], dataset: Dataset, forward: Forward, resumed: bool
+) -> Iterator[FeaturesWriter]:
+    for target, shape in zip(targets, forward.shapes, strict=True):
+        row = row_type(dataset.sides, shape, 9)
+        yield FeaturesWriter(staging.path / target.name, row, len(dataset), len(forward.views), resumed)
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (1, 4), (3, 2), (4, 1), (2048, 8)])
@@ -266,9 +283,10 @@ def test_every_image_is_decoded_once(
 
 
 def test_report_tells_rate_and_where_the_time_went() -> None:
-    report = Report(images=1200, seconds={"waiting for images": 1.0, "forward": 60.0, "writing": 39.0})
+    clock = Clock()
+    clock.seconds |= {"waiting for images": 1.0, "forward": 60.0, "writing": 39.0}
     expected = "1,200 images in 1 min 40 s, 12.0 images/s (waiting for images 1%, forward 60%, writing 39%)"
-    assert report.summary() == expected
+    assert clock.summary(1200) == expected
 
 
 def test_bar_counts_every_view_of_every_image(
@@ -484,17 +502,17 @@ def test_every_layers_file_is_gone_on_with(tiny_model: Model, pairs: Callable[..
     root, forward = pairs(4), whole_layers(tiny_model, batch=2)
     expected = [rows.tobytes() for rows in run_layers(root, forward)]
     targets = [root.parent / f"{number}.npy" for number in range(3)]
-    add = Journal.add
-    added: list[Done] = []
+    add = Staging.add
+    added: list[str] = []
 
-    def power_cut(journal: Journal, done: Done) -> None:
+    def power_cut(staging: Staging, unit: str, done: Mapping[str, Any]) -> None:
         if len(added) == 2:
             raise RuntimeError("power cut")
-        added.append(done)
-        add(journal, done)
+        added.append(unit)
+        add(staging, unit, done)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "add", power_cut)
+        patch.setattr(Staging, "add", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             run_into(targets, find_images(root), forward, keep=True)
     report = run_into(targets, find_images(root), forward, keep=True)
@@ -551,15 +569,15 @@ def test_image_that_vanished_meanwhile_is_named(tiny_model: Model, pairs: Callab
     forward.backbone.register_forward_hook(lambda *_: (root / "right" / "a0.png").unlink(missing_ok=True))
     with pytest.raises(InputError, match=r"changed or gone since the start: right/a0\.png; "):
         run(root, forward, keep=True)
-    assert names_in(root.parent) == ["f.partial.jsonl", "f.partial.npy", "pairs"]
+    assert names_in(root.parent) == [".unfinished", "pairs"]
+    assert names_in(root.parent / ".unfinished" / "f") == ["f.npy", "plan.json", "units.jsonl"]
 
 
 def test_items_that_were_left_out_are_not_kept(tiny_model: Model, pairs: Callable[..., Path]) -> None:
     dataset = find_images(pairs(5))
-    journal = Journal([dataset.root.parent / "f.npy"])
-    assert kept(dataset, journal).all()
-    journal.done += [Done(range(2), [], [1], [], []), Done(range(2, 5), [], [2, 4], [], [])]
-    assert kept(dataset, journal).tolist() == [True, False, False, True, False]
+    assert kept(dataset, []).all()
+    units = [Unit(range(2), [], [1], [], []), Unit(range(2, 5), [], [2, 4], [], [])]
+    assert kept(dataset, units).tolist() == [True, False, False, True, False]
 
 
 def test_batch_without_a_readable_image_is_done(tiny_model: Model, pairs: Callable[..., Path]) -> None:

@@ -25,15 +25,15 @@ from common.errors import InputError
 from common.machine.shortage import FULL
 from common.storage.files import sha256
 from common.storage.lock import held
-from featuresExtractor import pipeline as stages
+from common.storage.staging import Staging
 from featuresExtractor.backbones.weights.loading import Weights, load_backbone, random_network
 from featuresExtractor.features.features_file import FeaturesWriter
 from featuresExtractor.images.folders.dataset import find_images
 from featuresExtractor.job import Job
-from featuresExtractor.journal import Journal
 from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
 from featuresExtractor.pipeline import reduce, run_all, run_job
+from featuresExtractor.plan import Work
 from featuresExtractor.processor import parse_processor
 
 CPU = torch.device("cpu")
@@ -64,7 +64,8 @@ def job(tiny_model: Model, out: Path) -> MakeJob:
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Name -> time of change and contents of every file in the folder."""
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def facts(path: Path) -> Any:
@@ -85,7 +86,7 @@ def no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the backbone works again")
 
-    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", refuse)
+    monkeypatch.setattr("featuresExtractor.plan.load_backbone", refuse)
 
 
 # --- whole layers ---
@@ -219,8 +220,8 @@ def test_image_that_breaks_later_leaves_no_file_of_any_layer_but_what_is_done(
     root = pairs(3)
     spoil(root / "left" / "a2.png")
     assert refusal(job(root, batch=1)).startswith("unreadable: left/a2.png")
-    unfinished = ["save_layer1.partial.jsonl", *(f"save_{layer}.partial.npy" for layer in LAYERS)]
-    assert sorted(files_of(out / "tiny")) == unfinished
+    unfinished = ["plan.json", *(f"save_{layer}.npy" for layer in LAYERS), "units.jsonl"]
+    assert sorted(files_of(out / "tiny")) == [f".unfinished/save_layer1/{name}" for name in unfinished]
     told = "note: 2 of 3 pairs are done and kept: the same command goes on from there"
     assert told in capsys.readouterr().err.splitlines()
 
@@ -394,10 +395,10 @@ def test_power_cut_between_two_layers_costs_no_second_extraction(
 ) -> None:
     root = pairs(3)
 
-    def power_cut(one: Job, part: Any) -> None:
+    def power_cut(work: Work, part: Any, files: Any) -> Any:
         if part.layer == "layer3":
             raise RuntimeError("power cut")
-        reduce(one, part)
+        return reduce(work, part, files)
 
     with monkeypatch.context() as patch:
         patch.setattr("featuresExtractor.pipeline.reduce", power_cut)
@@ -438,8 +439,8 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("save", "-p save writes 0.0 GB, 0.0 GB are free; -p adapt keeps the layers' means alone"),
-        ("adapt", "-p adapt writes 0.0 GB, 0.0 GB are free"),
+        ("save", "-p save takes {needed} GB, {free} GB are free; -p adapt keeps the layers' means alone"),
+        ("adapt", "-p adapt takes {needed} GB, {free} GB are free; make room"),
     ],
 )
 def test_disk_without_room_for_the_last_byte_is_told_before_anything_is_written(
@@ -449,7 +450,8 @@ def test_disk_without_room_for_the_last_byte_is_told_before_anything_is_written(
     run_job(job(root, words, folder=out / "first"))
     needed = sum(np.load(path).nbytes for path in (out / "first").glob("*.npy"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**12, 10**12, needed - 1))
-    assert refusal(job(root, words)) == f"{out / 'tiny'}: {told}"
+    sizes = {"needed": f"{needed / 1e9:.3g}", "free": f"{(needed - 1) / 1e9:.3g}"}
+    assert refusal(job(root, words)) == f"{out / 'tiny'}: {told.format(**sizes)}"
     assert not (out / "tiny").exists()
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**12, 10**12, needed))
     run_job(job(root, words))
@@ -511,7 +513,7 @@ def test_a_full_memory_is_a_reason_in_one_line_and_does_not_stop_the_others(
     put = FeaturesWriter.put
 
     def greedy(writer: FeaturesWriter, first: int, blocks: Sequence[NDArray[Any]]) -> int:
-        if writer.path.parent.name == "tiny":
+        if "tiny" in writer.path.parts:
             torch.empty(2**56, dtype=torch.uint8)
         return put(writer, first, blocks)
 
@@ -530,8 +532,9 @@ def test_model_too_large_for_the_memory_does_not_stop_the_others(
     free: Iterator[float] = iter([1000.0, 1e12])
     monkeypatch.setattr("featuresExtractor.backbones.weights.loading.available_memory", lambda: next(free))
     root = pairs(2)
-    told = "its weights need 0.0 GiB of memory while they are loaded, 0.0 GiB are free"
-    assert run_all([job(root, "adapt"), job(root, "adapt", other)]) == ({"tiny": told}, 0)
+    failed, skipped = run_all([job(root, "adapt"), job(root, "adapt", other)])
+    assert skipped == 0
+    assert failed["tiny"].startswith("loading its weights takes 0.00")
     assert (out / "timm-other" / "features.npy").exists()
 
 
@@ -552,7 +555,7 @@ def test_what_is_there_is_kept_and_only_the_missing_made(
         loaded.append(model.name)
         return load_backbone(model, weights)
 
-    monkeypatch.setattr("featuresExtractor.pipeline.load_backbone", noted)
+    monkeypatch.setattr("featuresExtractor.plan.load_backbone", noted)
     assert run_all([job(root, words)]) == ({}, 0)
     before = files_of(out / "tiny")
     for _ in range(2):
@@ -642,18 +645,18 @@ def arrays_of(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def power_cut(name: str, after: int) -> Iterator[None]:
-    """Ends the program at the journal's method `name`, when it was called so often."""
-    original, calls = getattr(Journal, name), 0
+    """Ends the program at the method `name` of unfinished work, when it was called so often."""
+    original, calls = getattr(Staging, name), 0
 
-    def cut(*words: Any) -> None:
+    def cut(*words: Any, **more: Any) -> None:
         nonlocal calls
         if calls == after:
             raise KeyboardInterrupt
         calls += 1
-        original(*words)
+        original(*words, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, name, cut)
+        patch.setattr(Staging, name, cut)
         with pytest.raises(KeyboardInterrupt):
             yield
 
@@ -688,7 +691,7 @@ def test_whole_files_that_want_their_names_alone_get_them_without_the_backbone(
     if more == {"skip": True}:
         (root / "right" / "a1.png").write_bytes(b"")
     run_job(job(root, words, folder=out / "whole", **more))
-    with power_cut("give_names", 0):
+    with power_cut("place", 0):
         run_job(job(root, words, **more))
     assert not list((out / "tiny").glob("*.json"))
     request.getfixturevalue("no_backbone")
@@ -701,7 +704,7 @@ def test_whole_files_of_other_layers_do_not_get_the_names_of_these(
     layers: dict[str, int], job: MakeJob, pairs: Callable[..., Path], tiny_model: Model, out: Path
 ) -> None:
     root = pairs(2)
-    with power_cut("give_names", 0):
+    with power_cut("place", 0):
         run_job(job(root))
     with contextlib.suppress(InputError):
         run_job(job(root, model=replace(tiny_model, layers=layers)))
@@ -716,7 +719,7 @@ def test_work_begun_with_other_settings_is_refused_and_dropped_when_asked_for(
     with power_cut("add", 1):
         run_job(job(root, "adapt", batch=2))
     before = contents_of(out / "tiny")
-    path = out / "tiny" / "features.partial.jsonl"
+    path = out / "tiny" / ".unfinished" / "features"
     assert refusal(job(root, "adapt", batch=2, seed=9, views=1)) == (
         f"{path}: unfinished work of other settings is here ({NINE}; views: "
         '["original", "flipped"] there, ["original"] asked); give the settings that it was begun with, '
@@ -737,7 +740,7 @@ def test_work_is_gone_on_with_in_the_same_arithmetic_alone(
     assert "unfinished work of other settings is here (compiled: false there, true asked); " in refusal(
         job(root, "adapt", batch=2, compiled=True)
     )
-    monkeypatch.setattr(stages, "package_versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr("featuresExtractor.recorded.package_versions", lambda: {"torch": "0.1"})
     assert "unfinished work of other settings is here (versions " in refusal(job(root, "adapt", batch=2))
 
 
@@ -761,9 +764,7 @@ def test_other_images_than_the_work_was_begun_with_are_refused(
     with power_cut("add", 1):
         run_job(job(root, "adapt", batch=2))
     pairs(4)
-    assert "features.partial.jsonl: unfinished work of other settings is here (dataset names: " in refusal(
-        job(root, "adapt")
-    )
+    assert "features: unfinished work of other settings is here (dataset names: " in refusal(job(root, "adapt"))
 
 
 def test_image_that_changed_while_the_work_was_cut_short_is_read_again(
@@ -786,7 +787,7 @@ def test_cut_short_replacement_leaves_what_was_there(
     root = pairs(4)
     run_job(job(root, "adapt", batch=2))
     before = files_of(out / "tiny")
-    with power_cut("add" if after < 4 else "seal", after % 4):
+    with power_cut("add", after):
         run_job(job(root, "adapt", batch=2, seed=9, overwrite=True))
     after_cut = files_of(out / "tiny")
     assert {name: after_cut[name] for name in before} == before

@@ -133,7 +133,6 @@ def write(path: Path, count: int, width: int, sides: tuple[str, ...]) -> None:
     with FeaturesWriter(path, row, count, views=2) as writer:
         values = [generator.normal(size=(count, len(sides), width)).astype(np.float32) for _ in range(2)]
         writer.put(0, [make_rows(row, names, value, view) for view, value in enumerate(values)])
-        writer.finish()
 
 
 def reduce_file(source: Path, target: Path, pca_file: Path, components: int, columns: slice = slice(None)) -> PCA:
@@ -141,7 +140,6 @@ def reduce_file(source: Path, target: Path, pca_file: Path, components: int, col
     rows = open_features(source)
     with FeaturesWriter(target, row_type(rows.sides, components, rows.name_length), rows.count) as writer:
         pca = reduce_features(rows, columns, writer, pca_file, components, CPU)
-        writer.finish()
     return pca
 
 

@@ -45,8 +45,8 @@ def last_line(folder: Path) -> str:
         ("extract", "featuresExtractor.features.features_file.FeaturesWriter.put", 1),
         ("extract", "featuresExtractor.features.features_file.FeaturesWriter.put", 7),
         ("extract", "featuresExtractor.features.features_file.FeaturesWriter.seal", 1),
-        ("extract", "featuresExtractor.journal.Journal._add", 1),
-        ("extract", "featuresExtractor.journal.Journal._add", 4),
+        ("extract", "common.storage.staging.Staging.add", 1),
+        ("extract", "common.storage.staging.Staging.add", 4),
         ("extract", "common.storage.files.finish_file", 1),
         ("extract", "common.storage.files.finish_file", 2),
         ("extract", "featuresExtractor.pca.save_pca", 1),
@@ -89,7 +89,7 @@ def test_disk_that_fills_up_meanwhile(place: Path, disk: Callable[[str], Path]) 
     folder.mkdir()
     (folder / "out").symlink_to(small)
     process = start(EXTRACT, folder)
-    journal, filler = small / "timm-test_resnet" / "features.partial.jsonl", small / "filler"
+    journal, filler = small / "timm-test_resnet/.unfinished/features/units.jsonl", small / "filler"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
         assert process.is_alive()
         time.sleep(0.001)

@@ -80,8 +80,8 @@ def test_killed_at_random_moments(place: Path, seed: int) -> None:
 
 POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
     "joined": [
-        ("within featuresExtractor.journal.Journal._add", [1, 3]),
-        ("before featuresExtractor.journal.Journal._add", [1, 2, 9]),
+        ("half common.storage.staging.Staging.add", [1, 3]),
+        ("before common.storage.staging.Staging.add", [1, 2, 9]),
         ("before featuresExtractor.images.loader.read_item", [1, 13]),
         ("before featuresExtractor.backbones.inference.Forward._fill", [1, 5]),
         ("after featuresExtractor.features.features_file.FeaturesWriter.put", [1, 4, 15]),
@@ -91,16 +91,23 @@ POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
         ("after featuresExtractor.pca.Projection.__call__", [1]),
         ("before pathlib.Path.replace", [1, 2, 3, 4, 5]),
         ("after pathlib.Path.replace", [1, 2, 3, 4, 5]),
+        ("before pathlib.Path.rename", [1, 2, 3, 4, 5, 6]),
+        ("after pathlib.Path.rename", [1, 2, 3, 4, 5, 6]),
+        ("before shutil.rmtree", [1]),
     ],
     "by layer": [
-        ("before pathlib.Path.replace", range(1, 15, 2)),
-        ("after pathlib.Path.replace", range(2, 15, 3)),
+        ("before pathlib.Path.replace", range(1, 9, 2)),
+        ("after pathlib.Path.replace", range(2, 9, 3)),
+        ("before pathlib.Path.rename", range(1, 18, 3)),
+        ("after pathlib.Path.rename", range(2, 18, 4)),
     ],
     "with gaps": [
-        ("before featuresExtractor.features.features_file.FeaturesWriter._close_up", [1, 2]),
-        ("after featuresExtractor.features.features_file.FeaturesWriter._close_up", [1, 2]),
-        ("before featuresExtractor.journal.Journal.seal", [1]),
-        ("after featuresExtractor.journal.Journal.seal", [1]),
+        ("before featuresExtractor.features.features_file.FeaturesWriter._closed_up", [1, 2]),
+        ("after featuresExtractor.features.features_file.FeaturesWriter._closed_up", [1, 2]),
+        ("before featuresExtractor.pipeline._seal", [1]),
+        ("after featuresExtractor.pipeline._seal", [1]),
+        ("before pathlib.Path.rename", [1, 2, 3, 4, 5, 6, 7]),
+        ("after pathlib.Path.rename", [1, 3, 5, 7]),
         ("before pathlib.Path.replace", [2, 3, 4, 5]),
         ("after pathlib.Path.replace", [1, 2, 3, 4]),
     ],
@@ -120,7 +127,7 @@ def test_killed_at_a_certain_call(place: Path, name: str, point: str, call: int)
 
 def test_only_the_batches_in_flight_are_done_again(place: Path) -> None:
     folder = place / "in flight"
-    ended(start(JOINED, folder, "after featuresExtractor.journal.Journal._add", 10))  # the first line, and 9 batches
+    ended(start(JOINED, folder, "after common.storage.staging.Staging.add", 9))
     assert ended(start(JOINED, folder)) == 0
     assert "going on: 18 of 30 pairs are done" in (folder / "log.txt").read_text()
 
@@ -130,14 +137,14 @@ def test_overwriting_is_gone_on_with_too(place: Path) -> None:
     folder = place / "overwritten"
     shutil.copytree(place / "joined", folder)
     again = [*JOINED, "--overwrite", "-p", "adapt"]
-    ended(start(again, folder, "after featuresExtractor.journal.Journal._add", 5))
+    ended(start(again, folder, "after common.storage.staging.Staging.add", 4))
     before, now = contents(place / "joined"), contents(folder)
     assert all(now[name] == body for name, body in before.items())
     assert ended(start(again, folder)) == 0
     assert "going on: 8 of 30 pairs are done" in (folder / "log.txt").read_text()
     left = contents(folder)
     assert left["features/timm-test_resnet/features.npy"] == before["features/timm-test_resnet/features.npy"]
-    assert not [name for name in left if "partial" in name or "pca" in name]
+    assert not [name for name in left if "unfinished" in name or "pca" in name]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -148,8 +155,8 @@ def test_asked_to_end(place: Path, number: signal.Signals, code: int) -> None:
     words = [sys.executable, str(ROOT / "extract.py"), *JOINED[1:]]
     words[words.index("-b") + 1] = "2"
     process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    journal = folder / "features" / "timm-test_resnet" / "features.partial.jsonl"
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+    journal = folder / "features" / "timm-test_resnet" / ".unfinished" / "features" / "units.jsonl"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
@@ -160,4 +167,4 @@ def test_asked_to_end(place: Path, number: signal.Signals, code: int) -> None:
     assert journal.exists()
     words[words.index("-b") + 1] = "2"
     assert subprocess.run(words, cwd=folder, check=False, capture_output=True).returncode == 0
-    assert not [path for path in folder.rglob("*") if "partial" in path.name or path.name == ".lock"]
+    assert not [path for path in folder.rglob("*") if path.name in (".unfinished", ".lock")]

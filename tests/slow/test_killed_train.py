@@ -35,7 +35,6 @@ def write_features(path: Path, seed: int) -> None:
         vectors = (common + generator.standard_normal((2, 60, 2, 24))).astype(np.float32)
         names = [(f"{number:03d}.jpg",) * 2 for number in range(60)]
         writer.put(0, [make_rows(row, names, block, view) for view, block in enumerate(vectors)])
-        writer.finish()
 
 
 @pytest.fixture(scope="module")

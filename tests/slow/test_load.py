@@ -73,7 +73,6 @@ def test_training_keeps_to_its_memory(tmp_path: Path) -> None:
             names = [(f"{number:06d}.jpg",) * 2 for number in range(first, first + 10_000)]
             numbers = generator.standard_normal((len(names), 2, 64)).astype(np.float32)
             writer.put(first, [make_rows(row, names, numbers, 0)])
-        writer.finish()
     process = start([*TRAIN, "--memory", str(MEMORY)], tmp_path)
     assert ended(process, 400) == 0, (tmp_path / "log.txt").read_text()
     assert int((tmp_path / "memory.txt").read_text()) < MEMORY * 2**30

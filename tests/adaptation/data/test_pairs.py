@@ -40,7 +40,6 @@ def write(path: Path, names: Sequence[tuple[str, str]], views: int = 1) -> Path:
     row = row_type(("left", "right"), 4, 12)
     with FeaturesWriter(path, row, len(names), views) as writer:
         writer.put(0, [make_rows(row, names, numbers(names, view), view) for view in range(views)])
-        writer.finish()
     return path
 
 
@@ -163,7 +162,6 @@ def test_a_flat_folders_features_are_refused(tmp_path: Path) -> None:
     path, row = tmp_path / "flat.npy", row_type(("features",), 4, 12)
     with FeaturesWriter(path, row, 2) as writer:
         writer.put(0, [make_rows(row, [("a.jpg",), ("b.jpg",)], np.zeros((2, 1, 4), np.float32), 0)])
-        writer.finish()
     with pytest.raises(InputError) as told:
         load_pairs(path)
     assert (

@@ -69,8 +69,8 @@ def write(path: Path, given: NDArray[np.float32], batches: Sequence[int], left_o
                 put(writer, given, part)
             for index in part if left_out else ():
                 put(writer, given, range(index, index + 1), places[index])
-        writer.seal(kept)
-        writer.finish()
+        whole, _ = writer.seal(kept)
+    whole.replace(path)
 
 
 def assert_holds(table: NDArray[Any], given: NDArray[np.float32]) -> None:
@@ -201,29 +201,6 @@ def test_flat_folder_has_features_and_names(tmp_path: Path) -> None:
     assert rows.all()["name"].tolist() == [item[0] for item in names(4)] * 2
 
 
-def begin(path: Path, keep: bool = False) -> None:
-    """Writes half of a file and fails."""
-    given = vectors(4)
-    with FeaturesWriter(path, row_of(given), 4, 2, keep) as writer:
-        put(writer, given, range(2))
-        raise RuntimeError("power cut")
-
-
-def test_unfinished_file_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="power cut"):
-        begin(tmp_path / "new" / "f.npy")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_unfinished_file_leaves_the_one_before_it_alone(tmp_path: Path) -> None:
-    write(tmp_path / "f.npy", vectors(5), [5])
-    before = (tmp_path / "f.npy").read_bytes()
-    with pytest.raises(RuntimeError, match="power cut"):
-        begin(tmp_path / "f.npy")
-    assert [path.name for path in tmp_path.iterdir()] == ["f.npy"]
-    assert (tmp_path / "f.npy").read_bytes() == before
-
-
 # --- in any order, and again ---
 
 
@@ -239,33 +216,29 @@ def test_items_may_come_in_any_order_and_more_than_once(order: list[int], tmp_pa
     with FeaturesWriter(tmp_path / "f.npy", row_of(given), 9, 2) as writer:
         for number in order:
             put(writer, given, parts[number])
-        digest = writer.seal()
-        writer.finish()
+        whole, digest = writer.seal()
+    assert whole == tmp_path / "f.npy"
     contents = (tmp_path / "f.npy").read_bytes()
     assert contents == whole_of(tmp_path, given)
     assert digest == hashlib.sha256(contents).hexdigest()
 
 
 @pytest.mark.parametrize("first", [0, 5])
-def test_kept_unfinished_file_is_gone_on_with(first: int, tmp_path: Path) -> None:
+def test_file_that_exists_is_resumed(first: int, tmp_path: Path) -> None:
     given, path = vectors(9), tmp_path / "f.npy"
     done, left = (range(5), range(5, 9)) if first == 0 else (range(5, 9), range(5))
-    with FeaturesWriter(path, row_of(given), 9, 2, keep=True) as writer:
-        told = put(writer, given, done)
-    assert [file.name for file in tmp_path.iterdir()] == ["f.partial.npy"]
-    with FeaturesWriter(path, row_of(given), 9, 2, keep=True, again=True) as writer:
-        assert writer.checksum(done) == told
+    with FeaturesWriter(path, row_of(given), 9, 2) as writer:
+        checksum = put(writer, given, done)
+    with FeaturesWriter(path, row_of(given), 9, 2, resume=True) as writer:
+        assert writer.checksum(done) == checksum
         put(writer, given, left)
         writer.seal()
-        writer.finish()
     assert path.read_bytes() == whole_of(tmp_path, given)
-    assert not (tmp_path / "f.partial.npy").exists()
 
 
-def test_unfinished_file_that_is_not_gone_on_with_is_begun_anew(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="power cut"):
-        begin(tmp_path / "f.npy", keep=True)
+def test_file_that_is_not_resumed_is_begun_anew(tmp_path: Path) -> None:
     given = vectors(4)
+    write(tmp_path / "f.npy", given, [4])
     with FeaturesWriter(tmp_path / "f.npy", row_of(given), 4, 2) as writer:
         zeros = np.zeros(2, writer.row).tobytes()
         assert writer.checksum(range(2)) == zlib.crc32(zeros, zlib.crc32(zeros))
@@ -275,11 +248,10 @@ def test_unfinished_file_that_is_not_gone_on_with_is_begun_anew(tmp_path: Path) 
 def test_file_gone_on_with_has_its_length_whatever_it_had(length: int, tmp_path: Path) -> None:
     """Such as one that a power cut left too short."""
     given = vectors(9)
-    (tmp_path / "f.partial.npy").write_bytes(b"x" * length)
-    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 9, 2, again=True) as writer:
+    (tmp_path / "f.npy").write_bytes(b"x" * length)
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 9, 2, resume=True) as writer:
         put(writer, given, range(9))
         writer.seal()
-        writer.finish()
     assert (tmp_path / "f.npy").read_bytes() == whole_of(tmp_path, given)
 
 
@@ -287,16 +259,16 @@ def test_file_gone_on_with_has_its_length_whatever_it_had(length: int, tmp_path:
 def test_checksum_tells_every_changed_byte(chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "CHUNK_BYTES", chunk_bytes)
     given = vectors(5)
-    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2, keep=True) as writer:
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2) as writer:
         sums = [put(writer, given, part) for part in (range(2), range(2, 5))]
-    contents = (tmp_path / "f.partial.npy").read_bytes()
+    contents = (tmp_path / "f.npy").read_bytes()
     size, start = writer.row.itemsize, writer.start
     for place in range(start, len(contents), 7):
         changed = bytearray(contents)
         changed[place] ^= 1
-        (tmp_path / "f.partial.npy").write_bytes(changed)
+        (tmp_path / "f.npy").write_bytes(changed)
         first = (place - start) // size % 5 < 2  # which of the two batches the byte is of
-        with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2, keep=True, again=True) as writer:
+        with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2, resume=True) as writer:
             same = [writer.checksum(part) == told for part, told in zip((range(2), range(2, 5)), sums, strict=True)]
         assert same == [not first, first]
 
@@ -308,52 +280,40 @@ def test_checksum_is_that_of_the_rows_view_after_view(tmp_path: Path) -> None:
         assert writer.checksum(range(1, 4)) == told
         put(writer, given, range(5))
         writer.seal()
-        writer.finish()
     table = np.load(tmp_path / "f.npy")
     assert told == zlib.crc32(table[1:4].tobytes() + table[6:9].tobytes())
 
 
-def test_sealing_leaves_the_unfinished_file_as_it_is_and_may_be_done_again(tmp_path: Path) -> None:
-    given = vectors(5)
-    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2, keep=True) as writer:
-        told = put(writer, given, range(5))
-        kept = np.array([True, False, True, True, False])
-        digests = {writer.seal(kept) for _ in range(2)}
-        assert writer.checksum(range(5)) == told
-        assert writer.whole.name == "f.closed.npy"
-        assert digests == {hashlib.sha256(writer.whole.read_bytes()).hexdigest()}
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["f.closed.npy", "f.partial.npy"]
-    write(tmp_path / "kept.npy", given, [5])
-    table = np.load(tmp_path / "kept.npy")
-    assert np.array_equal(np.load(tmp_path / "f.closed.npy"), table[np.tile(kept, 2)])
+def test_sealing_leaves_the_file_as_it_is_and_may_be_repeated(tmp_path: Path) -> None:
+    given, kept = vectors(5), np.array([True, False, True, True, False])
+    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 5, 2) as writer:
+        checksum = put(writer, given, range(5))
+        sealed = {writer.seal(kept) for _ in range(2)}
+        assert writer.checksum(range(5)) == checksum
+    ((whole, digest),) = sealed
+    assert whole == tmp_path / "f.closed.npy"
+    assert digest == hashlib.sha256(whole.read_bytes()).hexdigest()
+    assert np.array_equal(np.load(whole), np.load(tmp_path / "f.npy")[np.tile(kept, 2)])
 
 
-def test_copy_without_left_out_items_goes_with_an_unfinished_file(tmp_path: Path) -> None:
-    given = vectors(3)
-    with FeaturesWriter(tmp_path / "f.npy", row_of(given), 3, 2) as writer:
-        writer.seal(np.array([True, False, True]))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["f.partial.npy", "f.closed.npy"])
-def test_link_in_the_place_of_an_unfinished_file_is_not_followed(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["f.npy", "f.closed.npy"])
+def test_link_in_the_place_of_a_file_is_not_followed(name: str, tmp_path: Path) -> None:
     given = vectors(3)
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / name).symlink_to("mine.txt")
     with FeaturesWriter(tmp_path / "f.npy", row_of(given), 3, 2) as writer:
         put(writer, given, range(3))
-        writer.seal(np.array([True, False, True]))
-        writer.finish()
+        whole, _ = writer.seal(np.array([True, False, True]))
     assert (tmp_path / "mine.txt").read_text() == "mine"
-    assert not (tmp_path / "f.npy").is_symlink()
-    assert open_features(tmp_path / "f.npy").count == 4
+    assert not (tmp_path / name).is_symlink()
+    assert open_features(whole).count == 4
 
 
-def test_link_in_the_place_of_a_file_to_go_on_with_is_not_followed(tmp_path: Path) -> None:
+def test_link_in_the_place_of_a_file_to_resume_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    (tmp_path / "f.partial.npy").symlink_to("mine.txt")
+    (tmp_path / "f.npy").symlink_to("mine.txt")
     with pytest.raises(OSError, match="symbolic link"):
-        FeaturesWriter(tmp_path / "f.npy", row_of(vectors(3)), 3, 2, again=True)
+        FeaturesWriter(tmp_path / "f.npy", row_of(vectors(3)), 3, 2, resume=True)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 

@@ -22,8 +22,8 @@ from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_imag
 from featuresExtractor.images.folders.scan import OUTSIDE
 from featuresExtractor.images.loader import Batch, check_images, read_batches, read_item, without
 from featuresExtractor.images.settings import Decoding
-from featuresExtractor.journal import left_to_do
 from featuresExtractor.transforms import Preprocessing
+from featuresExtractor.units import missing_units
 
 SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NO_FORMAT = "not an image in a format that is known here"
@@ -245,7 +245,7 @@ def many(count: int) -> Dataset:
 
 
 def parts(count: int, size: int) -> list[range]:
-    return left_to_do(count, size, [])
+    return missing_units(count, size, [])
 
 
 def drawn(batch: Batch) -> list[int]:

@@ -1,0 +1,193 @@
+"""A job -> the work that it takes: every check that can be made before an image is decoded. Nothing is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from common.errors import InputError, printable
+from common.machine.resources import require_disk
+from common.machine.system import bytes_on_disk
+from common.storage.staging import Staging
+from featuresExtractor.backbones.activations import TappedBackbone, reduction
+from featuresExtractor.backbones.inference import Forward
+from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone
+from featuresExtractor.features.features_file import row_type
+from featuresExtractor.images.folders.dataset import Dataset
+from featuresExtractor.images.loader import check_images, without
+from featuresExtractor.job import Job
+from featuresExtractor.pca import check_components
+from featuresExtractor.processor import Reduction
+from featuresExtractor.recorded import is_made_from, plan_of, same_features, settings_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job takes.
+
+    It grows in `staging` under `plan`, which work that resumes it must have in common; `resumed` says whether there is
+    such work. With `forward`, the images of `job.dataset` (the readable ones alone) go through the network, `size`
+    items at a time; else the features exist, and `record` is what is recorded of them. Then the PCAs of `reductions`
+    are fitted.
+    """
+
+    job: Job
+    weights: Weights
+    settings: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    staging: Staging
+    resumed: bool
+    reductions: Sequence[Reduction]
+    forward: Forward | None = None
+    size: int = 1
+    record: Mapping[str, Any] | None = None
+
+
+def plan(job: Job, recovered: bool = False) -> Work:
+    """Return the work that a job takes; InputError for what keeps it from being done.
+
+    `recovered` features were named only just: `--overwrite` does not make them again.
+    """
+    _check_own(job)
+    weights = find_weights(job.model, job.weights, job.seed)
+    settings = settings_of(job, weights)
+    record = _existing(job, settings, recovered)
+    return _extraction(job, weights, settings) if record is None else _reduction(job, weights, settings, record)
+
+
+def check_all_components(job: Job, items: int) -> None:
+    """InputError where a PCA asks for more components than so many items have."""
+    for part in job.reductions:
+        try:
+            check_components(job.processor.components or 0, items * job.vectors, part.stop - part.start)
+        except InputError as error:
+            place = f"{job.model.name}, layer {part.layer}: " if part.layer else ""
+            raise InputError(f"{place}{error}") from error
+
+
+def _check_own(job: Job) -> None:
+    """InputError for a file in the place of reduced features that nothing records: it may be anyone's."""
+    for part in job.reductions:
+        target = job.file(part.target)
+        if target.exists() and not target.with_suffix(".json").exists() and not job.overwrite:
+            message = "already there, and no .json beside it says how it was made"
+            raise InputError(f"{printable(str(target))}: {message}; --overwrite replaces it")
+
+
+def _existing(job: Job, settings: Mapping[str, Any], recovered: bool) -> dict[str, Any] | None:
+    """The record of features that exist and need not be made again; None where they are to be made.
+
+    With `--overwrite` features that fit are kept for another PCA, and made again when they are themselves asked for.
+    """
+    try:
+        records = [same_features(path, settings) for path in job.outputs]
+    except InputError:
+        if not job.overwrite:
+            raise
+        return None
+    again = job.overwrite and not job.reductions and not recovered
+    return None if None in records or again else records[0]
+
+
+def _reduction(job: Job, weights: Weights, settings: Mapping[str, Any], record: Mapping[str, Any]) -> Work:
+    """The work where the features exist: PCAs alone."""
+    output = job.outputs[0]
+    more = f" (and {len(job.outputs) - 1} more)" if len(job.outputs) > 1 else ""
+    logger.info(f"{printable(str(output))}{more} is there and was made in the same way: used again")
+    if (unfinished := Staging(job.folder, output.stem)).plan is not None:
+        logger.warning(f"note: {printable(str(unfinished.path))}: begun with --overwrite, which goes on with it")
+    reductions = [part for part in job.reductions if job.overwrite or not _is_reduced(job, part)]
+    staging = Staging(job.folder, f"{output.stem}-pca{job.processor.components}")
+    fitted = {"source": record.get("sha256"), "device": job.device.type}
+    return Work(job, weights, settings, fitted, staging, False, reductions, record=record)
+
+
+def _is_reduced(job: Job, part: Reduction) -> bool:
+    """Whether the PCA and the features reduced by it exist; says so, or why they are made again."""
+    target, fitted = job.file(part.target), (job.folder / f"{part.pca}.skops").exists()
+    if fitted and is_made_from(target, job.file(part.source)):
+        logger.info(f"{printable(str(target))} is there and was made from it")
+        return True
+    if target.exists():
+        message = "is not what its .json tells of, or has no PCA beside it: made again"
+        logger.warning(f"{printable(str(target))}: {message}")
+    return False
+
+
+def _extraction(job: Job, weights: Weights, settings: Mapping[str, Any]) -> Work:
+    """The work where images go through the network."""
+    job = replace(job, dataset=_readable(job))
+    staging, resumable = Staging(job.folder, job.outputs[0].stem), plan_of(job, settings)
+    resumed = staging.resumes(resumable, job.overwrite)
+    if not resumed:
+        _check_outdated(job)
+    most = max(1, int((staging.plan or {}).get("batch", job.batch))) if resumed else job.batch
+    forward = _forward(replace(job, batch=min(job.batch, most)), load_backbone(job.model, weights))
+    _check_disk(job, staging, forward)
+    batch = most if resumed else forward.batch
+    size = max(1, batch // len(job.dataset.sides))
+    begun = {**resumable, "batch": batch}
+    return Work(job, weights, settings, begun, staging, resumed, job.reductions, forward, size)
+
+
+def _readable(job: Job) -> Dataset:
+    """The images that can be read, by their headers. InputError where there are others, or with `skip` where there is
+    nothing else."""
+    faults = check_images(job.dataset, job.model.preprocessing, job.workers, job.links, job.decoding)
+    if not faults:
+        return job.dataset
+    if not job.skip:
+        for fault in faults:
+            logger.warning(printable(f"{fault.name}: {fault.reason}"))
+        message = f"{len(faults):,} of the images cannot be read (named above); mend or remove them"
+        raise InputError(f"{job.dataset.root}: {message}, or --on-error skip leaves such pairs out")
+    dataset = without(job.dataset, faults)
+    if not dataset.items:
+        raise none_readable(job)
+    check_all_components(job, len(dataset))
+    return dataset
+
+
+def none_readable(job: Job) -> InputError:
+    """Return the error for a dataset without a readable item."""
+    return InputError(f"{job.dataset.root}: none of its {len(job.dataset):,} {job.dataset.kind} could be read")
+
+
+def _check_outdated(job: Job) -> None:
+    """InputError for reduced features whose source is gone: they are removed only when that is asked for."""
+    if not job.overwrite and (outdated := job.made_from([path.name for path in job.outputs])):
+        message = "made from features that are not here; --overwrite removes it"
+        raise InputError(f"{printable(str(outdated[0]))}: {message}")
+
+
+def _forward(job: Job, backbone: Any) -> Forward:
+    """The backbone on its device; InputError for one that cannot take the paper's images."""
+    kind = job.processor.kind
+    tapped = TappedBackbone(backbone, tuple(job.model.layers), reduction(kind.activation, job.model))
+    joined = kind.joined is not None
+    try:
+        return Forward(
+            tapped, job.model.preprocessing, job.views, job.device, job.batch, joined, job.precision, job.compiled
+        )
+    except (AssertionError, RuntimeError) as error:
+        if job.model.preprocess == "own":
+            raise
+        size, reason = job.model.preprocessing.crop, " ".join(str(error).split())
+        message = f"{job.model.name}: takes no images of {size} pixels, which --preprocess paper gives"
+        raise InputError(f"{message}: {reason}") from error
+
+
+def _check_disk(job: Job, staging: Staging, forward: Forward) -> None:
+    """InputError when the disk does not hold the features: better now than in some hours."""
+    longest, sides = job.dataset.longest_name, job.dataset.sides
+    rows = [row_type(sides, shape, longest) for shape in forward.shapes]
+    reduced = row_type(sides, job.processor.components or 0, longest)
+    bytes_per_row = sum(row.itemsize for row in rows) + reduced.itemsize * len(job.reductions)
+    written = sum(bytes_on_disk(staging.path / path.name) for path in job.outputs)
+    advice = "make room" if job.processor.kind.joined else "-p adapt keeps the layers' means alone"
+    needed = bytes_per_row * len(job.dataset) * job.views - written
+    require_disk(needed, job.folder, f"-p {job.processor} takes", advice)

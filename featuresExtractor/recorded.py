@@ -1,0 +1,143 @@
+"""What is recorded of features in the `.json` beside them, and whether features that exist may be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from common.machine.device import device_name
+from common.record import check_whole, differences, make_record, package_versions
+from common.storage.files import read_json, sha256
+from featuresExtractor.backbones.weights.loading import Weights
+from featuresExtractor.extractor import Report
+from featuresExtractor.images.folders.dataset import Remark
+from featuresExtractor.images.settings import STORED, Decoding
+from featuresExtractor.job import Job
+from featuresExtractor.processor import Reduction
+
+POOLING = {
+    "raw": "none: each layer as it is",
+    "pooled": "mean over space",
+    "normalised": "mean over space, then unit L2 length, each layer",
+}
+
+
+def settings_of(job: Job, weights: Weights) -> dict[str, Any]:
+    """Return everything that the numbers in the features files of a job depend on, but for rounding."""
+    model, dataset = job.model, job.dataset
+    preprocessing = model.preprocessing.recorded() | {"alpha": "over white", "orientation": "as its EXIF says"}
+    return {
+        "model": model.name,
+        "network": {"library": model.library, "architecture": model.architecture, "tag": model.tag},
+        "layers": dict(model.layers),
+        "weights": weights.identity,
+        "preprocess": model.preprocess,
+        "preprocessing": preprocessing | _unusual(job.decoding),
+        "pooling": POOLING[job.processor.kind.activation],
+        "tokens": {"pooled": model.tokens, "not of the picture": model.prefix},
+        "views": ["original", "flipped"][: job.views],
+        "precision": job.precision,
+        "dataset": {"kind": dataset.kind, "found": len(dataset), "fingerprint": dataset.fingerprint()},
+    }
+
+
+def _unusual(decoding: Decoding) -> dict[str, Any]:
+    """What changes pixels and is not the default: files of earlier versions do not record it."""
+    used = {"value_range": list(decoding.value_range or ()), "color": decoding.color}
+    return {name: value for name, value in used.items() if value not in ([], STORED.color)}
+
+
+def plan_of(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an extraction must have in common with one that resumes it, to the last digit. The images may differ
+    where they were not read yet."""
+    return {
+        **settings,
+        "dataset": {"kind": job.dataset.kind, "names": job.dataset.names_digest()},
+        "device": job.device.type,
+        "compiled": job.compiled,
+        "versions": package_versions(),
+    }
+
+
+def by_text(remarks: Sequence[Remark]) -> dict[str, list[str]]:
+    """Return the names of the images that each remark is about: `{text: [name, ...]}`."""
+    names: dict[str, list[str]] = {}
+    for remark in remarks:
+        names.setdefault(remark.text, []).append(remark.name)
+    return names
+
+
+def record_of(job: Job, settings: Mapping[str, Any], weights: Weights, report: Report, digest: str) -> dict[str, Any]:
+    """Return the record of a features file of this SHA-256."""
+    contents = {
+        "weights_origin": weights.origin,
+        "weights_read": weights.read,
+        "written": report.written,
+        "skipped": [asdict(skipped) for skipped in (*job.dataset.skipped, *report.skipped)],
+        "remarks": by_text(report.remarks),
+        "drift": asdict(report.drift) if report.drift else None,
+        "not_read": [asdict(skipped) for skipped in job.dataset.not_read],
+        "device": device_name(job.device),
+    }
+    return {"sha256": digest, **make_record(settings, job.flags, **contents)}
+
+
+def reduced_record(
+    job: Job, part: Reduction, source: Mapping[str, Any], digest: str, variance: float
+) -> dict[str, Any]:
+    """Return the record of features of this SHA-256 that a PCA made of those whose record is `source`: theirs, and the
+    PCA with the share of the variance that it keeps."""
+    pca = {
+        "components": job.processor.components,
+        "layer": part.layer or "all",
+        "fitted_on": "all vectors of the source, all sides and views",
+        "whitening": False,
+        "explained_variance": variance,
+        "source": job.file(part.source).name,
+        "source_sha256": source["sha256"],
+        "flags": job.flags,
+        "versions": package_versions(),
+    }
+    return {**source, "sha256": digest, "pca": pca}
+
+
+def source_record(path: Path) -> dict[str, Any]:
+    """Return the record (a `.json`) of a features file that a PCA is fitted on; those of earlier versions hold no
+    SHA-256."""
+    record = read_json(path)
+    return record if record.get("sha256") else {**record, "sha256": sha256(path.with_suffix(".npy"))}
+
+
+def same_features(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the features file `path` when it was made with these settings; None when there is no file.
+
+    A file made with other settings, or without a `.json` to tell, is an InputError that says what differs.
+    """
+    if not path.exists():
+        return None
+    try:
+        record = read_json(path.with_suffix(".json"))
+        existing = dict(record["settings"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: already there, and no .json beside it says how it was made; --overwrite replaces it"
+        ) from error
+    if differing := differences(existing, settings):
+        raise InputError(
+            f"{path}: already there, made with other settings ({'; '.join(differing)}); --overwrite replaces it"
+        )
+    check_whole(path, record)
+    return record
+
+
+def is_made_from(path: Path, source: Path) -> bool:
+    """Return whether reduced features exist, with a `.json` that records this very file and this very `source`."""
+    try:
+        record = read_json(path.with_suffix(".json"))
+        recorded = record["sha256"], record["pca"]["source_sha256"]
+        return bool(recorded == (sha256(path), source_record(source.with_suffix(".json"))["sha256"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
