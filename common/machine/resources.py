@@ -36,7 +36,7 @@ def require_memory(needed: float, free: float, what: str, advice: str) -> None:
     control group is full the system ends a program without a word. `advice` says what to do."""
     if needed > free:
         raise OutOfMemory(
-            f"{what} {needed / GIB:,.3g} GiB of memory, {max(0.0, free) / GIB:,.3g} GiB are free; {advice}"
+            f"{what} {_rounded(needed / GIB)} GiB of memory, {_rounded(max(0.0, free) / GIB)} GiB are free; {advice}"
         )
 
 
@@ -45,7 +45,11 @@ def require_disk(needed: float, folder: Path, what: str, advice: str) -> None:
     existing = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
     if needed > (free := shutil.disk_usage(existing).free):
         place = printable(str(folder))
-        raise InputError(f"{place}: {what} {needed / 1e9:,.3g} GB, {free / 1e9:,.3g} GB are free; {advice}")
+        raise InputError(f"{place}: {what} {_rounded(needed / 1e9)} GB, {_rounded(free / 1e9)} GB are free; {advice}")
+
+
+def _rounded(size: float) -> str:
+    return f"{size:,.0f}" if size >= 100 else f"{size:.3g}"
 
 
 def free_memory() -> float:

@@ -25,8 +25,8 @@ _context.set_forkserver_preload(list(PRELOADED))
 
 def start(argv: Sequence[str], folder: Path, point: str = "", call: int = 1, tiny: bool = False) -> BaseProcess:
     """Runs `extract.py ...` or `train.py ...` in `folder`, where its output goes to a log. It kills itself at the given
-    `call` of a `point`: `before NAME`, `after NAME` or `half NAME` (with half a line), a dotted name; or it finds the disk full:
-    `full NAME`. With `tiny` there is a network of that name, for images of 32 pixels."""
+    `call` of a `point`: `before NAME`, `after NAME` or `half NAME` (with half a line), a dotted name; or it finds the
+    disk full: `full NAME`. With `tiny` there is a network of that name, for images of 32 pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     process = _context.Process(target=_run, args=(list(argv), str(folder), point, call, tiny))
     process.start()

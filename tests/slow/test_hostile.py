@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shlex
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -238,15 +239,22 @@ def test_images_behind_links_out_of_the_folder_are_not_read(tmp_path: Path) -> N
 
 def test_links_in_the_output_folder_are_not_written_through(tmp_path: Path) -> None:
     victim, out = tmp_path / "victim", tmp_path / "out" / "timm-test_resnet"
-    out.mkdir(parents=True)
     victim.write_text("precious")
-    for name in ("features.partial.npy", "features.partial.jsonl", "features.partial.json", "features.closed.npy"):
-        (out / name).symlink_to(victim)
     for side in ("left", "right"):
-        draw_image(tmp_path / "pairs" / side / "a.png")
-    assert ended(start([*EXTRACT, "--weights", "random"], tmp_path)) == 0, (tmp_path / "log.txt").read_text()
-    assert victim.read_text() == "precious"
-    assert sorted(path.name for path in out.iterdir()) == ["features.json", "features.npy"]
+        for number in range(8):
+            draw_image(tmp_path / "pairs" / side / f"{number}.png", seed=number)
+    words = [*EXTRACT, "--weights", "random", "-b", "2"]
+    for name, code in (("features.npy", 2), ("units.jsonl", 2), ("plan.json", 2)):
+        assert ended(start(words, tmp_path, "after common.storage.staging.Staging.add", 2)) != 0
+        path = out / ".unfinished" / "features" / name
+        path.unlink()
+        path.symlink_to(victim)
+        assert ended(start(words, tmp_path)) == code, (tmp_path / "log.txt").read_text()
+        assert victim.read_text() == "precious"
+        shutil.rmtree(out)
+    out.mkdir()
+    (out / ".unfinished").symlink_to(tmp_path)
+    assert "is no folder of its own; remove it" in refused(words, tmp_path)
 
 
 def test_names_in_any_encoding_go_all_the_way(tmp_path: Path) -> None:
