@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from docs import make as make_module
+
 PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
 REMAKE = f"""
@@ -48,6 +50,15 @@ def test_pages_are_current(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", ["extract.html", "train.html", "featuresExtractor/processor.html"])
 def test_pages_that_readme_names_are_there(page: str) -> None:
     assert page in pages(DOCS)
+
+
+def test_design_has_a_line_for_every_module() -> None:
+    text = (DOCS / "design.md").read_text(encoding="utf-8")
+    assert make_module.with_modules(text) == text, "make docs writes the table again"
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    sources = [path for package in make_module.PACKAGES for path in (PROJECT / package).rglob("*.py")]
+    assert len(rows) == len([path for path in sources if path.name != "__init__.py"]) + 2
+    assert all(len(row.split(" | ")[1]) > 15 for row in rows)
 
 
 def test_pages_tell_nothing_of_the_machine_they_were_made_on() -> None:
