@@ -24,11 +24,7 @@ from typing import TYPE_CHECKING, Any
 from common import console
 
 if TYPE_CHECKING:
-    import torch
-
-    from adaptation.data.pairs import Survey
-    from adaptation.data.sources import Source
-    from adaptation.experiment import Model, Plan
+    from adaptation.plan import FeatureSet, Setup
     from adaptation.trainer import Settings
 
 COMPONENTS = 256  # of the paper's PCA
@@ -153,53 +149,66 @@ def run(args: argparse.Namespace) -> int:
 
     check_libraries(["adaptation.experiment", "skops.io", "matplotlib.pyplot"])
 
-    from adaptation.data.sources import find_sources, paired_source
-    from adaptation.experiment import look_through
-    from common.machine.device import check_precision, tf32, training_device
+    from adaptation.experiment import publish, published, run, summarise
+    from adaptation.plan import plan
+    from common.machine.device import tf32
     from common.machine.system import keep_freed_memory
     from common.storage.lock import held
+    from common.storage.staging import Staging
 
-    components = _components(args)
-    sources = (
-        paired_source(args.data)
-        if args.paired
-        else find_sources(args.data, reduced=components is None, components=args.components)
-    )
+    sets, setup = _setup(args)
+    keep_freed_memory()
+    with tf32(args.precision == "tf32"), held(args.save):
+        Staging(args.save).complete()
+        work = plan(sets, setup, args.save, args.overwrite)
+        if work.done:
+            records = published(work)
+        else:
+            records = summarise(work, run(work))
+            publish(work)
+        if work.compared:
+            _show_comparison(args.save)
+        else:
+            _show_run(records[0]["metrics"], setup, args.save)
+    return 0
+
+
+def _setup(args: argparse.Namespace) -> tuple[list[FeatureSet], Setup]:
+    """The features, looked through, each with the folder of its runs: one alone goes to the run folder itself, several
+    go to a folder each within. And what all runs share."""
+    from adaptation.data.sources import find_sources, paired_source
+    from adaptation.data.split_pca import SplitPCA
+    from adaptation.data.splits import check_share
+    from adaptation.memory import GIB
+    from adaptation.plan import FeatureSet, Setup, choose_ks, look_through
+    from common.machine.device import check_precision, training_device
+
+    components = (args.components or COMPONENTS) if args.pca_fit == "train" else None  # of a PCA of each run's own
+    sources = paired_source(args.data) if args.paired else find_sources(args.data, not components, args.components)
     _note_small_temperature(args.temperature)
     surveys = look_through(sources, args.subset, args.on_error == "skip")
     device = training_device(args.gpu)
     check_precision(args.precision, device)
-    plan = _plan(args, surveys, components, device)
-    models = _models(args, sources, surveys, plan)
-    keep_freed_memory()
-    with tf32(args.precision == "tf32"), held(args.save):
-        (_compare if len(models) > 1 else _run_one)(models, plan, args)
-    return 0
+    tested = check_share(len(surveys[0].names), args.test_split)
+    setup = Setup(
+        _settings(args, choose_ks(args.k, tested, compared=len(surveys) > 1)),
+        args.runs,
+        tested,
+        device,
+        split_pca=SplitPCA(components, device) if components else None,
+        subset=args.subset,
+        memory=args.memory * GIB if args.memory else None,
+        flags=vars(args),
+    )
+    folders = [args.save / source.folder for source in sources] if len(sources) > 1 else [args.save]
+    return [FeatureSet(*given) for given in zip(sources, surveys, folders, strict=True)], setup
 
 
-def _note_small_temperature(temperature: float) -> None:
-    """Say that t multiplies where it looks like one that divides."""
-    if temperature < 1:
-        note = f"t multiplies the cosine here; CLIP's temperature of {temperature:g} is -t {1 / temperature:.3g}"
-        print(f"note: -t {temperature:g}: {note}", file=sys.stderr)
-
-
-def _components(args: argparse.Namespace) -> int | None:
-    """The components that a PCA of each run's own keeps; None without one."""
-    return (args.components or COMPONENTS) if args.pca_fit == "train" else None
-
-
-def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int | None, device: torch.device) -> Plan:
-    """The settings, as far as the pairs admit them."""
-    from adaptation.data.split_pca import Reduction
-    from adaptation.data.splits import check_share
-    from adaptation.experiment import Plan, choose_ks
-    from adaptation.memory import GIB
+def _settings(args: argparse.Namespace, ks: tuple[int, ...]) -> Settings:
+    """What a run is made of."""
     from adaptation.trainer import Settings
 
-    tested = check_share(len(surveys[0].names), args.test_split)
-    ks = choose_ks(args.k, tested, compared=len(surveys) > 1)
-    settings = Settings(
+    return Settings(
         head=args.model,
         epochs=args.epochs,
         temperature=args.temperature,
@@ -209,62 +218,29 @@ def _plan(args: argparse.Namespace, surveys: Sequence[Survey], components: int |
         batch_size=args.batch_size,
         precision=args.precision,
     )
-    return Plan(
-        settings,
-        args.runs,
-        tested,
-        device,
-        reduction=Reduction(components, device) if components else None,
-        subset=args.subset,
-        memory=args.memory * GIB if args.memory else None,
-    )
 
 
-def _models(args: argparse.Namespace, sources: Sequence[Source], surveys: Sequence[Survey], plan: Plan) -> list[Model]:
-    """Where each model's runs go: one alone to the run folder itself, several to a folder each within."""
-    from adaptation.experiment import Model, check_reducible
-
-    folders = [args.save / source.folder for source in sources] if len(sources) > 1 else [args.save]
-    models = [Model(*given) for given in zip(sources, surveys, folders, strict=True)]
-    for model in models:
-        check_reducible(model, plan)
-    return models
+def _note_small_temperature(temperature: float) -> None:
+    """Say that t multiplies where it looks like one that divides."""
+    if temperature < 1:
+        note = f"t multiplies the cosine here; CLIP's temperature of {temperature:g} is -t {1 / temperature:.3g}"
+        print(f"note: -t {temperature:g}: {note}", file=sys.stderr)
 
 
-def _run_one(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
-    """One model: its runs, and a table of all metrics."""
-    from adaptation.experiment import parts, read_models, room_for, run_models
+def _show_comparison(folder: Path) -> None:
+    """The closing table of several models."""
+    from adaptation.reporting.report import read_report
 
-    room, placed = room_for(models, plan, args.save, args.overwrite)
-    if placed:
-        (found,) = read_models(models)
-    else:
-        (found,) = run_models(models, plan, room)
-        room.place(*parts(models, room))
-    _report(found["metrics"], plan.settings, args, plan.tested)
-
-
-def _compare(models: Sequence[Model], plan: Plan, args: argparse.Namespace) -> None:
-    """Several models: their runs, and a table of each model's recalls."""
-    from adaptation.experiment import compared, parts, room_for, run_models
-    from adaptation.reporting.report import check_report, read_report, report_files, write_report
-
-    room, placed = room_for(models, plan, args.save, args.overwrite, check_report)
-    if not placed:
-        found = run_models(models, plan, room)
-        write_report(room.path, *compared(models, found, plan))
-        new, old = parts(models, room)
-        room.place([*new, *report_files(room.path)], [*old, *report_files(args.save)])
-    print(f"\n{read_report(args.save)}")
+    print(f"\n{read_report(folder)}")
     print(
-        f"results: {args.save / 'comparison.txt'}, and .csv, .tex, .json\n"
-        f"plot:    {args.save / 'comparison.png'}, and .svg\n"
-        f"curves:  tensorboard --logdir {console.quoted(args.save)}"
+        f"results: {folder / 'comparison.txt'}, and .csv, .tex, .json\n"
+        f"plot:    {folder / 'comparison.png'}, and .svg\n"
+        f"curves:  tensorboard --logdir {console.quoted(folder)}"
     )
 
 
-def _report(metrics: dict[str, Any], settings: Settings, args: argparse.Namespace, tested: int) -> None:
-    """The closing table."""
+def _show_run(metrics: dict[str, Any], setup: Setup, folder: Path) -> None:
+    """The closing table of one model."""
     header = ["test pairs", "frozen", "adapted", "sd", "95 % interval", "best epoch*"]
     rows = []
     for name, values in metrics.items():
@@ -273,15 +249,15 @@ def _report(metrics: dict[str, Any], settings: Settings, args: argparse.Namespac
         spread = "-" if last["sd"] is None else f"{last['sd']:.3f}"
         means = [f"{values[key]['mean']:.3f}" for key in ("frozen", "last_epoch", "best_epoch_on_test")]
         rows.append([name.replace("top ", "aR@"), means[0], means[1], spread, interval, means[2]])
-    runs = "1 run" if args.runs == 1 else f"{args.runs} runs"
-    pairs = f"{tested:,} test pair{'s' * (tested > 1)}"
-    fitted = "; PCA fitted on each run's training pairs" if args.pca_fit == "train" else ""
-    print(f"\n{pairs}, mean of {runs}; adapted: head {settings.head}, after the last epoch{fitted}")
+    runs = "1 run" if setup.runs == 1 else f"{setup.runs} runs"
+    pairs = f"{setup.tested:,} test pair{'s' * (setup.tested > 1)}"
+    fitted = "; PCA fitted on each run's training pairs" if setup.split_pca else ""
+    print(f"\n{pairs}, mean of {runs}; adapted: head {setup.settings.head}, after the last epoch{fitted}")
     print(console.table(header, rows))
     print("* picked on the test pairs, run by run: optimistic")
     print(
-        f"\nresults: {args.save / 'summary.json'}\n"
-        f"curves:  {args.save / 'curves.png'}, or: tensorboard --logdir {console.quoted(args.save)}"
+        f"\nresults: {folder / 'summary.json'}\n"
+        f"curves:  {folder / 'curves.png'}, or: tensorboard --logdir {console.quoted(folder)}"
     )
 
 

@@ -1,283 +1,106 @@
-"""From a plan to run folders: one model after the other, each looked through before and loaded when it is its turn."""
+"""From a plan to run folders: `run` trains, `summarise` sums up, `publish` puts all in place.
+
+One path for one model or many. All of it may be cut short anywhere; the same call resumes.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from adaptation import trainer
-from adaptation.data.pairs import Pairs, Survey, survey
-from adaptation.data.sources import TRAINING_PAIRS, Source, read_settings
-from adaptation.data.split_pca import Reduction, check_components
-from adaptation.data.splits import check_ks
-from adaptation.memory import Layout, Size, head_sizes, lay_out
-from adaptation.reporting import plots
-from adaptation.reporting import run_folder as results
-from adaptation.reporting.comparison import Entry, Record, compare
+from adaptation.data.pairs import Pairs
+from adaptation.data.sources import TRAINING_PAIRS, read_settings
+from adaptation.memory import Layout
+from adaptation.plan import FeatureSet, Setup, Work
+from adaptation.reporting import plots, run_folder
+from adaptation.reporting.comparison import Entry, compare
+from adaptation.reporting.report import report_files, write_report
 from adaptation.reporting.statistics import summary
 from adaptation.reporting.tables import Conditions
-from adaptation.trainer import Scores, Settings
-from adaptation.unfinished import Unfinished
+from adaptation.trainer import Scores
 from common.console import table
-from common.errors import InputError, OutOfMemory, listed, printable
+from common.errors import InputError, OutOfMemory, printable
 from common.machine.device import device_name
 from common.progress import Bar, progress
-from common.record import differences, package_versions, read_record
+from common.record import make_record
 
-KS, KS_COMPARED = (1, 3), (1, 3, 5)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A features file that was looked through, and the folder of its runs."""
-
-    source: Source
-    survey: Survey
-    folder: Path
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What all models of a call share: the settings of `runs` runs, `tested` test pairs in each, where they are
-    computed, the reduction of each run's own, the CSV that chose the pairs, and the bytes of memory that may be used
-    (None: chosen by what is free)."""
-
-    settings: Settings
-    runs: int
-    tested: int
-    device: torch.device
-    reduction: Reduction | None = None
-    subset: Path | None = None
-    memory: float | None = None
+def run(work: Work) -> list[list[Scores]]:
+    """Train the runs of all sets, but for those that are finished, and return the scores of all."""
+    if work.resumed:
+        logger.info("going on with the runs that an interrupted call left")
+    _announce(work)
+    work.staging.begin(work.plan, overwrite=True)  # which was checked
+    epochs = len(work.sets) * work.setup.runs * work.setup.settings.steps
+    with closing(work.staging), progress(epochs, "train", "epochs") as bar:
+        return [_train(work, features, layout, bar) for features, layout in zip(work.sets, work.layouts, strict=True)]
 
 
-def look_through(sources: Sequence[Source], subset: Path | None, skip: bool) -> list[Survey]:
-    """Looks through all files; InputError when one cannot be trained on, or when they do not hold the same pairs."""
-    surveys: list[Survey] = []
-    for source in sources:
-        try:
-            surveys.append(survey(source.path, subset, skip, source.right))
-        except InputError as error:  # which may have the name of a folder in it that nobody has looked at
-            raise InputError(printable(str(error))) from error
-        _check_same_pairs(surveys[0], surveys[-1])
-    return surveys
-
-
-def _check_same_pairs(first: Survey, other: Survey) -> None:
-    """InputError that names a few of the pairs which only one of two files has."""
-    one, two = set(first.names), set(other.names)
-    told = [
-        f"only {printable(str(found.path))} has {listed((' / '.join(name) for name in sorted(names)), 3)}"
-        for found, names in ((first, one - two), (other, two - one))
-        if names
-    ]
-    if told:
-        raise InputError(
-            f"the pairs are not the same: {'; '.join(told)}; extract the same images, or --subset what all have"
-        )
-
-
-def choose_ks(given: Sequence[int] | None, tested: int, compared: bool) -> tuple[int, ...]:
-    """Return the k of aR@k, ascending; of the default those that the test pairs admit.
-
-    InputError for one that is asked for and has no meaning.
-    """
-    if given is None:
-        return tuple(k for k in (KS_COMPARED if compared else KS) if k <= tested)
-    ks = tuple(sorted(set(given)))
-    check_ks(ks, tested)
-    return ks
-
-
-def check_reducible(model: Model, plan: Plan) -> None:
-    """InputError when a run's own PCA cannot be fitted on the features: reduced already, or too few."""
-    if plan.reduction is None:
-        return
-    if "pca" in read_record(model.source.path):
-        raise InputError(
-            f"{printable(str(model.source.path))}: was reduced by extract.py, on all images; --pca-fit train takes "
-            "the features.npy it was made from"
-        )
-    trained = len(model.survey.names) - plan.tested
-    check_components(plan.reduction.components, model.source.path, model.survey.views, trained, model.survey.width)
-
-
-def layout(model: Model, plan: Plan) -> Layout:
-    """How the runs of a model share the memory; InputError when there is too little for one."""
-    found, settings = model.survey, plan.settings
-    width, trained = plan.reduction.components if plan.reduction else found.width, len(found.names) - plan.tested
-    batch = min(settings.batch_size or trained, trained)
-    size = Size(found.views, trained, plan.tested, batch, width, *head_sizes(settings.head, width))
-    return lay_out(size, plan.runs, plan.device, plan.memory, settings.precision == "bf16")
-
-
-def check_disk(models: Sequence[Model], plan: Plan, top: Path) -> None:
-    """InputError when the disk has no room for the checkpoints, which are the largest of what is written: a head's
-    weights, and Adam's two moments of each."""
-    widths = [plan.reduction.components if plan.reduction else model.survey.width for model in models]
-    weights = sum(head_sizes(plan.settings.head, width)[1] for width in widths)
-    needed = 3 * torch.float32.itemsize * weights * plan.runs
-    there = next(folder for folder in (top, *top.resolve().parents) if folder.is_dir())
-    if needed > (free := shutil.disk_usage(there).free):
-        told = f"the checkpoints take {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free"
-        raise InputError(f"{printable(str(top))}: {told}; make room, give another folder, or fewer --runs")
-
-
-def room_for(
-    models: Sequence[Model],
-    plan: Plan,
-    top: Path,
-    overwrite: bool,
-    check: Callable[[Path, bool], None] = lambda folder, overwrite: None,
-) -> tuple[Unfinished, bool]:
-    """Where the runs of all models grow, within the folder `top`; and whether all of them are in their places already.
-
-    InputError before the first epoch where a folder holds runs that may not be replaced, or where `check` sees what
-    keeps them from going to `top`.
-    """
-    room, facts = Unfinished(top), _plan_facts(models, plan)
-    room.complete()
-    if not overwrite and all(_is_of(model, facts) for model in models):
-        print(f"{printable(str(top))}: these very runs are here already; --overwrite makes them again")
-        return room, True
-    check(top, overwrite)
-    for model in models:
-        _check_same(model, facts, overwrite)
-        results.check_folder(model.folder, overwrite)
-        room.inside(model.folder)
-        layout(model, plan)
-    check_disk(models, plan, top)
-    if room.begin(facts, overwrite):
-        print("going on with the runs that an interrupted call left")
-    return room, False
-
-
-def _check_same(model: Model, facts: Mapping[str, Any], overwrite: bool) -> None:
-    """InputError for runs of other settings in a model's place, which names the settings with both values."""
-    there = (results.read_summary(model.folder) or {}).get("plan")
-    differing = differences(there, facts) if isinstance(there, dict) else []
-    if differing and not overwrite:
-        raise InputError(
-            f"{printable(str(model.folder))}: already holds runs of other settings ({'; '.join(differing)}); give "
-            "another folder, or --overwrite replaces them"
-        )
-
-
-def _is_of(model: Model, facts: Mapping[str, Any]) -> bool:
-    """Whether the runs in a model's place are those of this plan."""
-    there = (results.read_summary(model.folder) or {}).get("plan")
-    return isinstance(there, dict) and not differences(there, facts)
-
-
-def _plan_facts(models: Sequence[Model], plan: Plan) -> dict[str, Any]:
-    """What runs must have in common to stand side by side."""
-    names = json.dumps(models[0].survey.names).encode()
-    return {
-        "settings": asdict(plan.settings),
-        "number of runs": plan.runs,
-        "pairs": hashlib.sha256(names).hexdigest(),
-        "PCA of each run": plan.reduction.components if plan.reduction else None,
-        "device": plan.device.type,
-        "versions": package_versions(),
-        "features": [[model.source.label, model.survey.sha256] for model in models],
-    }
-
-
-def run_models(models: Sequence[Model], plan: Plan, room: Unfinished) -> list[dict[str, Any]]:
-    """Runs all models and writes their run folders into the `room`, but for what is there; returns what each
-    `summary.json` holds."""
-    layouts, facts = [layout(model, plan) for model in models], _plan_facts(models, plan)
-    _announce(models, plan)
-    with closing(room), progress(len(models) * plan.runs * plan.settings.steps, "train", "epochs") as bar:
-        return [
-            _run_model(model, room.inside(model.folder), plan, facts, how, bar)
-            for model, how in zip(models, layouts, strict=True)
-        ]
-
-
-def read_models(models: Sequence[Model]) -> list[dict[str, Any]]:
-    """What `run_models` returned when it wrote the runs that are in their places."""
-    found = [results.read_summary(model.folder) for model in models]
-    if None in found:
-        raise InputError(f"{printable(str(models[found.index(None)].folder))}: its summary.json cannot be read")
-    return [one for one in found if one is not None]
-
-
-def parts(models: Sequence[Model], room: Unfinished) -> tuple[list[Path], list[Path]]:
-    """The parts of all models' runs: the new ones in the `room`, and those in the places that they are to take."""
-    new = [path for model in models for path in results.own_parts(room.inside(model.folder))]
-    old = [path for model in models if model.folder.exists() for path in results.own_parts(model.folder)]
-    return new, old
-
-
-def _announce(models: Sequence[Model], plan: Plan) -> None:
-    """Says what is about to run."""
-    first = models[0].survey
-    told = f"head {plan.settings.head} on {device_name(plan.device)}, {len(first.names):,} pairs"
-    fitted = f"; PCA to {plan.reduction.components:,} on each run's training pairs" if plan.reduction else ""
-    if len(models) == 1:
+def _announce(work: Work) -> None:
+    """Say what is about to run."""
+    setup, first = work.setup, work.sets[0].survey
+    message = f"head {setup.settings.head} on {device_name(setup.device)}, {len(first.names):,} pairs"
+    fitted = f"; PCA to {setup.split_pca.components:,} on each run's training pairs" if setup.split_pca else ""
+    if not work.compared:
         seen = f"{first.views} views" if first.views > 1 else "1 view (no flipped copies recognised)"
-        print(f"{told}, {seen}, {first.width:,} numbers a side{fitted}")
+        logger.info(f"{message}, {seen}, {first.width:,} numbers a side{fitted}")
         return
     rows = [
-        [model.source.label, f"{model.survey.width:,}", str(model.survey.views), printable(str(model.source.path))]
-        for model in models
+        [each.source.label, f"{each.survey.width:,}", str(each.survey.views), printable(str(each.source.path))]
+        for each in work.sets
     ]
-    print(f"{told}, {len(models)} models{fitted}\n{table(('model', 'numbers a side', 'views', 'file'), rows)}")
+    header = ("model", "numbers a side", "views", "file")
+    logger.info(f"{message}, {len(work.sets)} models{fitted}\n{table(header, rows)}")
 
 
-def _run_model(
-    model: Model, folder: Path, plan: Plan, shared: Mapping[str, Any], how: Layout, bar: Bar
-) -> dict[str, Any]:
-    """The runs of a model, written to `folder`."""
-    if there := results.read_summary(folder):
-        bar.update(plan.runs * plan.settings.steps)
-        return there
-    runs = _train(model, folder, plan, how, bar)
-    results.write_average(folder, runs)
-    plots.write_curves(folder, runs, plan.settings.ks)
-    metrics, facts = summary(runs), {**_facts(model, plan), "plan": shared}
-    results.write_summary(folder, metrics, facts)
-    return {**facts, "metrics": metrics}
-
-
-def _train(model: Model, folder: Path, plan: Plan, how: Layout, bar: Bar) -> list[Scores]:
-    """The numbers of the runs; as many as the memory holds go side by side, and each is written when done. Those that
-    are there are read."""
-    numbers, steps = range(1, plan.runs + 1), plan.settings.steps
-    done = {number: there for number in numbers if (there := results.read_scores(folder / f"run{number}", steps))}
+def _train(work: Work, features: FeatureSet, layout: Layout, bar: Bar) -> list[Scores]:
+    """The scores of the runs of a set; as many as the memory holds go side by side, and each is written when done."""
+    setup, steps = work.setup, work.setup.settings.steps
+    done = _finished(work, features)
     bar.update(len(done) * steps)
+    numbers = range(1, setup.runs + 1)
     if missing := [number for number in numbers if number not in done]:
-        pairs = model.survey.load()
-        pairs = pairs if plan.reduction else pairs.to(plan.device)
-        for first in range(0, len(missing), how.runs):
-            some = missing[first : first + how.runs]
-            bar.set_postfix_str(f"{model.source.label}, {_shown(some)}/{plan.runs}", refresh=False)
-            done |= zip(some, _train_some(pairs, some, folder, plan, how, bar), strict=True)
+        pairs = features.survey.load()
+        pairs = pairs if setup.split_pca else pairs.to(setup.device)
+        for first in range(0, len(missing), layout.runs):
+            some = missing[first : first + layout.runs]
+            bar.set_postfix_str(f"{features.source.label}, {_shown(some)}/{setup.runs}", refresh=False)
+            done |= _train_some(work, features, pairs, some, layout, bar)
     return [done[number] for number in numbers]
 
 
-def _train_some(pairs: Pairs, numbers: Sequence[int], folder: Path, plan: Plan, how: Layout, bar: Bar) -> list[Scores]:
-    """Trains and writes the runs of these numbers; their heads, which are large, end here."""
-    on_epoch = partial(bar.update, len(numbers))
+def _finished(work: Work, features: FeatureSet) -> dict[int, Scores]:
+    """The scores of the runs that an interrupted call finished."""
+    folder, steps = work.staging.inside(features.folder), work.setup.settings.steps
+    numbers = [run for run in range(1, work.setup.runs + 1) if work.key(features, run) in work.staging.units]
+    scores = {number: run_folder.read_scores(folder / f"run{number}", steps) for number in numbers}
+    return {number: each for number, each in scores.items() if each is not None}
+
+
+def _train_some(
+    work: Work, features: FeatureSet, pairs: Pairs, numbers: Sequence[int], layout: Layout, bar: Bar
+) -> dict[int, Scores]:
+    """Train and write the runs of these numbers; their heads, which are large, end here."""
+    setup, on_epoch = work.setup, partial(bar.update, len(numbers))
     try:
-        finished = trainer.train_runs(pairs, plan.settings, numbers, on_epoch, plan.reduction, how.tiling)
+        finished = trainer.train_runs(pairs, setup.settings, numbers, on_epoch, setup.split_pca, layout.tiling)
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
         ) from error
-    for run in finished:
-        results.write_run(folder, run, pairs, plan.settings.head)
-    return [run.scores() for run in finished]
+    for each in finished:
+        run_folder.write_run(work.staging.inside(features.folder), each, pairs, setup.settings.head)
+        work.staging.add(work.key(features, each.number), {})
+    return {each.number: each.scores() for each in finished}
 
 
 def _shown(numbers: Sequence[int]) -> str:
@@ -285,44 +108,91 @@ def _shown(numbers: Sequence[int]) -> str:
     return f"run {numbers[0]}" if len(numbers) == 1 else f"runs {numbers[0]}-{numbers[-1]}"
 
 
-def _facts(model: Model, plan: Plan) -> dict[str, Any]:
-    """What the numbers in a `summary.json` were made from."""
-    path, found = model.source.path, model.survey
-    features = {"file": str(path), "sha256": found.sha256, "views": found.views, "width": found.width}
-    if found.right:
-        features["right"] = str(found.right)
-    if plan.reduction:
-        features["pca"] = {"fitted_on": TRAINING_PAIRS, "components": plan.reduction.components}
-    return {**shared_facts(plan, len(found.names)), "features": features}
+def summarise(work: Work, scores: Sequence[Sequence[Scores]]) -> list[dict[str, Any]]:
+    """Write what sums up the runs of each set, and where there are several the comparison. Return each summary."""
+    records = [_summarise_set(work, features, runs) for features, runs in zip(work.sets, scores, strict=True)]
+    if work.compared:
+        _write_comparison(work, records)
+    return records
 
 
-def shared_facts(plan: Plan, pairs: int) -> dict[str, Any]:
-    """What holds for all models of a call."""
-    subset = str(plan.subset) if plan.subset else None
-    return {
-        "settings": asdict(plan.settings) | {"runs": plan.runs, "subset": subset},
-        "pairs": {"train": pairs - plan.tested, "test": plan.tested},
-        "device": device_name(plan.device),
-        "versions": package_versions(),
-    }
+def _summarise_set(work: Work, features: FeatureSet, runs: Sequence[Scores]) -> dict[str, Any]:
+    folder, setup = work.staging.inside(features.folder), work.setup
+    run_folder.write_average(folder, runs)
+    plots.write_curves(folder, runs, setup.settings.ks)
+    record = _record(work, features=_features_record(features, setup), plan=work.plan)
+    run_folder.write_summary(folder, record | {"metrics": summary(runs)})
+    return record | {"metrics": summary(runs)}
 
 
-def compared(
-    models: Sequence[Model], found: Sequence[dict[str, Any]], plan: Plan
-) -> tuple[list[Record], Conditions, dict[str, Any]]:
-    """From what each `summary.json` holds the records of a comparison, what they share, and where they come from."""
-    pairs, settings = len(models[0].survey.names), plan.settings
-    entries = [_entry(model, one["metrics"], plan) for model, one in zip(models, found, strict=True)]
-    conditions = Conditions(pairs, plan.tested, plan.runs, settings.head, settings.steps, settings.temperature)
-    features = [
-        {"model": entry.label, "folder": entry.folder, **one["features"], "made_with": read_settings(model.source.path)}
-        for model, entry, one in zip(models, entries, found, strict=True)
+def _record(work: Work, **contents: Any) -> dict[str, Any]:
+    """The record of runs, with what holds for all sets of a call."""
+    setup, pairs = work.setup, len(work.sets[0].survey.names)
+    subset = str(setup.subset) if setup.subset else None
+    return make_record(
+        asdict(setup.settings) | {"runs": setup.runs, "subset": subset},
+        setup.flags or {},
+        pairs={"train": pairs - setup.tested, "test": setup.tested},
+        device=device_name(setup.device),
+        **contents,
+    )
+
+
+def _features_record(features: FeatureSet, setup: Setup) -> dict[str, Any]:
+    """Which features runs were made from."""
+    survey = features.survey
+    record = {"file": str(features.source.path), "sha256": survey.sha256, "views": survey.views, "width": survey.width}
+    if survey.right:
+        record["right"] = str(survey.right)
+    if setup.split_pca:
+        record["pca"] = {"fitted_on": TRAINING_PAIRS, "components": setup.split_pca.components}
+    return record
+
+
+def _write_comparison(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the files of a comparison."""
+    setup, settings = work.setup, work.setup.settings
+    entries = [_entry(each, record["metrics"], setup) for each, record in zip(work.sets, records, strict=True)]
+    pairs = len(work.sets[0].survey.names)
+    conditions = Conditions(pairs, setup.tested, setup.runs, settings.head, settings.steps, settings.temperature)
+    models = [
+        {
+            "model": entry.label,
+            "folder": entry.folder,
+            **record["features"],
+            "made_with": read_settings(each.source.path),
+        }
+        for each, entry, record in zip(work.sets, entries, records, strict=True)
     ]
-    return compare(entries, settings.ks), conditions, {**shared_facts(plan, pairs), "models": features}
+    write_report(work.staging.path, compare(entries, settings.ks), conditions, _record(work, models=models))
 
 
-def _entry(model: Model, metrics: dict[str, Any], plan: Plan) -> Entry:
-    """A model as it is compared: after its reduction, where each run has one."""
-    width = plan.reduction.components if plan.reduction else model.survey.width
-    protocol = TRAINING_PAIRS if plan.reduction else model.source.protocol
-    return Entry(model.source.label, model.folder.name, width, protocol, metrics)
+def _entry(features: FeatureSet, metrics: Mapping[str, Any], setup: Setup) -> Entry:
+    """A set as it is compared: after its PCA, where each run has one."""
+    width = setup.split_pca.components if setup.split_pca else features.survey.width
+    protocol = TRAINING_PAIRS if setup.split_pca else features.source.protocol
+    return Entry(features.source.label, features.folder.name, width, protocol, metrics)
+
+
+def publish(work: Work) -> None:
+    """Put all runs, what sums them up, and the comparison in their places, by one list of renames."""
+    staging, new, old = work.staging, list[str](), list[str]()
+    for features in work.sets:
+        grown = staging.inside(features.folder)
+        new += [path.relative_to(staging.path).as_posix() for path in run_folder.own_parts(grown)]
+        existing = run_folder.own_parts(features.folder) if features.folder.exists() else []
+        old += [path.relative_to(work.top).as_posix() for path in existing]
+    if work.compared:
+        new += [path.name for path in report_files(staging.path)]
+        old += [path.name for path in report_files(work.top)]
+    staging.place(dict(zip(new, new, strict=True)), old)
+
+
+def published(work: Work) -> list[dict[str, Any]]:
+    """Return the summaries of runs that are in their places."""
+    logger.info(f"{printable(str(work.top))}: these very runs are here already; --overwrite makes them again")
+    records = [run_folder.read_summary(features.folder) for features in work.sets]
+    if None in records:
+        folder = work.sets[records.index(None)].folder
+        raise InputError(f"{printable(str(folder))}: its summary.json cannot be read")
+    return [record for record in records if record is not None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptation.data.pairs import Pairs
-from adaptation.data.split_pca import Reduction
+from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import Split, draw_split, seeds_of
 from adaptation.heads import HeadStack, build_head
 from adaptation.losses import Tiling, contrast
@@ -95,7 +95,7 @@ def train_runs(
     settings: Settings,
     numbers: Sequence[int],
     on_epoch: Callable[[], object] = lambda: None,
-    reduction: Reduction | None = None,
+    reduction: SplitPCA | None = None,
     tiling: Tiling | None = None,
 ) -> list[Run]:
     """Trains and tests the runs of these numbers side by side, on the device of `pairs` or on that of a `reduction`,
@@ -135,7 +135,7 @@ def train_runs(
 
 
 def _stacked(
-    pairs: Pairs, splits: Sequence[Split], reduction: Reduction | None
+    pairs: Pairs, splits: Sequence[Split], reduction: SplitPCA | None
 ) -> tuple[Stack, Stack, list[PCA | None]]:
     """The train and the test pairs of all runs, and the PCA of each; of the test pairs the original view alone."""
     train: list[Pairs] = []

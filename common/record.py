@@ -25,7 +25,7 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-
 def make_record(settings: Mapping[str, Any], flags: Mapping[str, Any], **contents: Any) -> dict[str, Any]:
     """Return the record of work of these `settings`, which the command line `flags` asked for, as JSON takes it:
     `contents` in between, the versions of the packages at the end. Paths become text."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+    plain = json.loads(json.dumps(dict(flags), default=str))
     return {"settings": dict(settings), **contents, "flags": plain, "versions": package_versions()}
 
 

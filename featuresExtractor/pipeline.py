@@ -69,12 +69,8 @@ def _reason(job: Job, error: Exception) -> str:
 def run_job(job: Job) -> int:
     """Plan, extract, reduce and publish, as far as the processor asks for them. Return how much was left out."""
     check_all_components(job, len(job.dataset))
-    try:
-        with held(job.folder):
-            return _run(job)
-    finally:
-        if job.folder.is_dir() and not any(job.folder.iterdir()):  # nothing came of it
-            job.folder.rmdir()
+    with held(job.folder):
+        return _run(job)
 
 
 def _run(job: Job) -> int:

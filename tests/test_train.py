@@ -32,17 +32,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from adaptation import experiment as stages
 from adaptation import memory, trainer
+from adaptation import plan as planning
 from adaptation.data.pairs import Pairs
 from adaptation.heads import HEADS, HeadStack
 from adaptation.losses import Tiling
 from adaptation.memory import GIB, Layout, Size
+from adaptation.plan import Setup
 from adaptation.reporting import run_folder as results
 from adaptation.trainer import Settings
-from adaptation.unfinished import Unfinished
 from common.machine import device
 from common.storage.lock import held
+from common.storage.staging import Staging
 from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
 from featuresExtractor.features.fields import HOW
 
@@ -333,8 +334,8 @@ def test_the_columns_of_the_closing_table_are_what_they_are_called(capsys: pytes
             "frozen": {"mean": 0.2},
         }
     }
-    args = train.build_parser().parse_args(["-d", "features.npy", "-s", "runs", "-r", "20"])
-    train._report(metrics, Settings(), args, 1049)
+    setup = Setup(Settings(), 20, 1049, torch.device("cpu"))
+    train._show_run(metrics, setup, Path("runs"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "1,049 test pairs, mean of 20 runs; adapted: head original, after the last epoch"
     assert re.split(r"\s{2,}", lines[2]) == ["test pairs", "frozen", "adapted", "sd", "95 % interval", "best epoch*"]
@@ -471,7 +472,7 @@ def test_the_defaults_are_the_papers() -> None:
 @pytest.fixture
 def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU that holds three runs."""
-    monkeypatch.setattr(stages, "lay_out", lambda *given: replace(memory.lay_out(*given), runs=3))
+    monkeypatch.setattr(planning, "lay_out", lambda *given: replace(memory.lay_out(*given), runs=3))
 
 
 def test_a_gpu_that_does_not_hold_the_runs_is_told_in_one_line(
@@ -603,7 +604,7 @@ def test_the_memory_is_laid_out_for_what_is_trained(
         seen.append(given)
         return memory.lay_out(*given)
 
-    monkeypatch.setattr(stages, "lay_out", laid_out)
+    monkeypatch.setattr(planning, "lay_out", laid_out)
     call = [*arguments(features, tmp_path), "-e", "1", "-r", "2", "--memory", "0.5", *more]
     assert train.main([*call, "--precision", "bf16"]) == 0
     assert set(seen) == {(size, 2, torch.device("cpu"), 0.5 * GIB, True)}
@@ -619,7 +620,7 @@ def test_too_little_memory_is_told_in_one_line(
         "training on 30 pairs takes some 0.0014 GiB of memory, 0.001 GiB are allowed; --memory allows more, "
         "--batch-size takes fewer pairs at a time"
     )
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
     fewer = ["-e", "1", "--memory", "0.0012", "--batch-size", "20"]
     assert train.main([*arguments(features, tmp_path / "runs"), *fewer]) == 0
 
@@ -786,7 +787,12 @@ def interrupt(*_: object) -> None:
 
 def lasting(folder: Path) -> dict[str, bytes]:
     """The files of a run folder whose bytes the numbers alone make: all but what TensorBoard reads, which has times."""
-    return {name: found for name, (found, _) in contents(folder).items() if "tfevents" not in name}
+    return {name: without_flags(body) for name, (body, _) in contents(folder).items() if "tfevents" not in name}
+
+
+def without_flags(body: bytes) -> bytes:
+    """A record without the command line, which has the folder in it."""
+    return re.sub(rb'(?s)\n  "flags": \{.*?\n  \},', b"", body)
 
 
 @pytest.fixture
@@ -840,7 +846,6 @@ def test_runs_that_are_missing_are_trained_alone_and_nothing_tells_of_the_interr
     assert "going on with the runs that an interrupted call left" in out
     assert ("4/4" if "dummy" in more else "12/12") in err
     assert lasting(tmp_path / "cut") == lasting(tmp_path / "uncut")
-    assert (tmp_path / "cut" / "summary.json").read_bytes() == (tmp_path / "uncut" / "summary.json").read_bytes()
     assert scalars(tmp_path / "cut" / "avg") == scalars(tmp_path / "uncut" / "avg")
 
 
@@ -890,7 +895,7 @@ def test_what_is_trained_is_not_trained_again(
     if more:
         assert train.main([*call, "--seed", "7"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Unfinished if step == "place" else results, step, interrupt)
+        patch.setattr(Staging if step == "place" else results, step, interrupt)
         assert train.main(call) == 130
     trained_numbers.clear()
     assert train.main(call) == 0
@@ -911,7 +916,7 @@ def test_a_call_that_was_cut_short_while_it_placed_its_runs_ends_without_trainin
     assert train.main([*arguments(features, tmp_path / "uncut"), *rest]) == 0
     table = capsys.readouterr().out.splitlines()[-16:-3]
     call = [*arguments(features, tmp_path / "cut"), *rest]
-    complete, rename, done = Unfinished.complete, Path.rename, list[Path]()
+    complete, rename, done = Staging.complete, Path.rename, list[Path]()
 
     def some(path: Path, target: Path) -> Path:
         if len(done) == which:
@@ -919,13 +924,13 @@ def test_a_call_that_was_cut_short_while_it_placed_its_runs_ends_without_trainin
         done.append(path)
         return rename(path, target)
 
-    def completed(room: Unfinished) -> None:
+    def completed(staging: Staging) -> bool:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", some)
-            complete(room)
+            return complete(staging)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Unfinished, "complete", completed)
+        patch.setattr(Staging, "complete", completed)
         assert train.main(call) == 130
     trained_numbers.clear()
     capsys.readouterr()
@@ -960,7 +965,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_seen_before_training(
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert train.main([*arguments(features, tmp_path / "new" / "runs"), "-e", "1", "-r", "2"]) == code
         assert (tmp_path / "new" / "runs" / "summary.json").exists() == (code == 0)
-        assert ("the checkpoints take 0.0 GB" in capsys.readouterr().err) == (code == 2)
+        assert ("the checkpoints take 0.00" in capsys.readouterr().err) == (code == 2)
 
 
 @pytest.mark.parametrize(
@@ -998,8 +1003,8 @@ def test_unfinished_runs_of_other_settings_are_not_mixed_with(
     trained_numbers.clear()
     assert train.main([*call, *change]) == 2
     told = one_line(capsys)
-    assert told.startswith(f"{folder / '.unfinished'}: unfinished runs of other settings are here ({differing}")
-    assert told.endswith("; give the settings that they were begun with, or --overwrite to begin anew")
+    assert told.startswith(f"{folder / '.unfinished'}: unfinished work of other settings is here ({differing}")
+    assert told.endswith("; give the settings that it was begun with, or --overwrite to begin anew")
     assert contents(folder) == before
     assert train.main([*call, *change, "--overwrite"]) == 0
     assert trained_numbers[0] == [1]
@@ -1014,7 +1019,8 @@ def test_a_signal_ends_the_command_in_one_line_and_what_is_done_is_kept(
     command, pipe = [sys.executable, str(SCRIPT), *call], subprocess.PIPE
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
-        while process.poll() is None and not (tmp_path / "cut" / ".unfinished" / "run2").exists():
+        units = tmp_path / "cut" / ".unfinished" / "units.jsonl"
+        while process.poll() is None and not (units.exists() and units.read_bytes().count(b"\n") >= 2):
             time.sleep(0.02)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
@@ -1022,10 +1028,10 @@ def test_a_signal_ends_the_command_in_one_line_and_what_is_done_is_kept(
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "train.py: interrupted; the same command goes on with the runs that are missing"
     assert [path.name for path in (tmp_path / "cut").iterdir()] == [".unfinished"]
-    done = [path.name for path in (tmp_path / "cut" / ".unfinished").glob("run*") if path.suffix == ""]
+    done = Staging(tmp_path / "cut").units
     assert train.main(call) == 0
     assert len(trained_numbers) == 60 - len(done)
-    assert {"run1", "run2"} <= set(done)
+    assert {"run1", "run2"} <= done.keys()
 
 
 def told_features(folder: Path) -> Path:
@@ -1301,7 +1307,7 @@ def test_a_temperature_that_no_float_holds(features: Path, tmp_path: Path, capsy
     assert train.main([*arguments(features, tmp_path / "runs"), "-e", "2", "-t", "1e38"]) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: error: "))
     assert line == "train.py: error: the loss is no finite number at -t 1e+38; give a smaller temperature"
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_output_folder_that_is_a_file(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

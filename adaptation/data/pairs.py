@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError, listed, printable
-from common.machine.resources import available_memory
+from common.machine.resources import available_memory, require_memory
 from common.names.lists import choose
 from common.record import check_whole, read_record
 from common.storage.files import sha256
@@ -21,6 +21,8 @@ from featuresExtractor.features.pairing.layout import Layout, lay_out
 from featuresExtractor.features.reader import open_pairs
 from featuresExtractor.features.table import Table
 from featuresExtractor.features.values import check_values
+
+logger = logging.getLogger(__name__)
 
 COPIES = 3  # of a features file that are held for a moment when it is read, or laid out
 FLOAT = 4  # bytes
@@ -68,13 +70,13 @@ def _chosen(names: list[tuple[str, str]], path: Path, subset: Path, skip: bool) 
     """The indices of the pairs that a CSV names."""
     choice = choose([left for left, _ in names], subset)
     for note in choice.notes:
-        print(printable(note), file=sys.stderr)
+        logger.warning(printable(note))
     if choice.missing:
         told = f"{subset}: {len(choice.missing):,} of its names are not in {printable(str(path))}"
         listing = f"{listed(choice.missing)} ({choice.reason})"
         if not skip:
             raise InputError(f"{told}: {listing}; --on-error skip leaves them out")
-        print(f"{told} and are left out: {listing}", file=sys.stderr)
+        logger.warning(f"{told} and are left out: {listing}")
     return choice.indices
 
 
@@ -105,10 +107,10 @@ def survey(path: Path, subset: Path | None = None, skip: bool = False, right: Pa
     """Looks through a features file as a memory map: what `load_pairs` refuses is refused, and little is held. What is
     odd about it is said on stderr, this once."""
     paths = [path] if right is None else [path, right]
-    _check_room(path, sum(file.stat().st_size for file in paths if file.is_file()))
+    _check_memory(path, sum(file.stat().st_size for file in paths if file.is_file()))
     digest = " ".join(check_whole(file, read_record(file)) for file in paths)
     given = open_pairs(path, right)
-    _check_room(path, FLOAT * (given.left.size + given.right.size))
+    _check_memory(path, FLOAT * (given.left.size + given.right.size))
     layout, warnings = _laid_out(given, path)
     _tell([*given.notes, *layout.notes, *warnings])
     chosen = None if subset is None else _chosen(layout.names, path, subset, skip)
@@ -118,15 +120,14 @@ def survey(path: Path, subset: Path | None = None, skip: bool = False, right: Pa
 
 def _tell(notes: Sequence[str]) -> None:
     for note in notes:
-        print(printable(note), file=sys.stderr)
+        logger.warning(printable(note))
 
 
-def _check_room(path: Path, size: int) -> None:
-    """InputError for a file that is larger than the memory, before any of it is read. (A file of holes can claim any
+def _check_memory(path: Path, size: int) -> None:
+    """OutOfMemory for a file that is larger than the memory, before any of it is read. (A file of holes can claim any
     size.)"""
-    if (size := COPIES * size) > (free := available_memory()):
-        told = f"takes {size / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
-        raise InputError(f"{printable(str(path))}: {told}; extract fewer numbers an image (-p adapt-pca N)")
+    what, advice = f"{printable(str(path))}: takes", "extract fewer dimensions (-p adapt-pca N)"
+    require_memory(COPIES * size, available_memory(), what, advice)
 
 
 def by_view(given: Table, path: Path) -> Pairs:

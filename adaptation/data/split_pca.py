@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reduction:
+class SplitPCA:
     """Reduces pairs to `components` numbers a side, computed on `device`, where the reduced pairs then are."""
 
     components: int

@@ -15,8 +15,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from adaptation.data.pairs import Pairs
 from adaptation.reporting.events import write_events
 from adaptation.trainer import Curves, Run, Scores
 from common.errors import InputError
-from common.storage.files import partial_name, read_json, sync_folder, written_whole
+from common.storage.files import read_json, sync_folder, written_whole
 from featuresExtractor.pca import save_pca
 
 OWN_FILES = ("summary.json", "curves.png")
@@ -69,26 +68,10 @@ def _is_run(path: Path) -> bool:
 
 
 def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
-    """Writes `run<number>/`, whole or not at all."""
-    with _folder_written_whole(folder / f"run{run.number}") as target:
-        _write_run(target, run, pairs, head)
-
-
-@contextmanager
-def _folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Gives a new folder to write to, which has its name when all went well."""
-    partial = partial_name(folder)
-    for there in (partial, folder):
-        if there.exists():
-            shutil.rmtree(there)
-    partial.mkdir(parents=True)
-    yield partial
-    sync_folder(partial)
-    partial.rename(folder)
-    sync_folder(folder.parent)
-
-
-def _write_run(target: Path, run: Run, pairs: Pairs, head: str) -> None:
+    """Write `run<number>/`."""
+    target = folder / f"run{run.number}"
+    for path in target.iterdir() if target.exists() else ():  # what an interrupted call left
+        path.unlink()
     write_events(target, {"Train": run.train, "Test": run.test})
     _write_csv(target / "train.csv", _log(run.train))
     _write_csv(target / "val.csv", _log(run.test))
@@ -106,6 +89,7 @@ def _write_run(target: Path, run: Run, pairs: Pairs, head: str) -> None:
         partial.write_bytes(checkpoint.getbuffer())
     if run.pca is not None:
         save_pca(run.pca, target / "pca.skops")
+    sync_folder(target)
 
 
 def read_scores(folder: Path, epochs: int) -> Scores | None:
@@ -160,12 +144,10 @@ def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def write_average(folder: Path, runs: Sequence[Scores]) -> None:
-    """Writes `avg/`: the mean of the runs at each epoch, and in the logs their standard deviation too."""
-    with _folder_written_whole(folder / "avg") as target:
-        _write_average(target, runs)
-
-
-def _write_average(target: Path, runs: Sequence[Scores]) -> None:
+    """Write `avg/`: the mean of the runs at each epoch, and in the logs their standard deviation too."""
+    target = folder / "avg"
+    if target.exists():  # which an interrupted call left
+        shutil.rmtree(target)
     means: dict[str, Curves] = {}
     for name, file, curves in (
         ("Avg_Train", "train.csv", [run.train for run in runs]),
@@ -187,8 +169,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_summary(folder: Path, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes `summary.json`; ValueError for numbers that are not finite, which JSON does not have."""
-    text = json.dumps({**facts, "metrics": metrics}, indent=2, allow_nan=False)
+def write_summary(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `summary.json`; ValueError for numbers that are not finite, which JSON does not have."""
+    text = json.dumps(record, indent=2, allow_nan=False)
     with written_whole(folder / "summary.json") as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")

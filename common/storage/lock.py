@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -25,17 +25,21 @@ NO_LOCKS = sorted({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Makes `folder` where needed and keeps it for this process alone; a process that has ended holds nothing.
+    """Make `folder` where needed and keep it for this process alone; a process that has ended holds nothing. A folder
+    that was made, and that nothing is in at the end, goes.
 
     The system drops the lock of a process however that ends. The file `.lock` says who holds it. InputError where
     another process does, or where no folder can be made.
     """
-    _make(folder)
+    made = not folder.exists()
     descriptor = _lock(folder)
     try:
         yield
     finally:
         close_and_remove(descriptor, folder / LOCK)
+        if made:
+            with suppress(OSError):  # which says that something is in it
+                folder.rmdir()
 
 
 def _make(folder: Path) -> None:
@@ -52,6 +56,7 @@ def _lock(folder: Path) -> int:
     """The descriptor of the locked file, which says who holds it."""
     path = folder / LOCK
     while True:
+        _make(folder)  # whose last holder may have removed it
         descriptor = _opened(path)
         _acquire(descriptor, folder)
         if has_name(descriptor, path):

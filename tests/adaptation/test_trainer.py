@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from adaptation import trainer
 from adaptation.data.pairs import Pairs
-from adaptation.data.split_pca import Reduction
+from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import seeds_of
 from adaptation.heads import HeadStack, build_head
 from adaptation.losses import Contrast, Tiling, contrast
@@ -298,10 +298,10 @@ def assert_alike(one: Run, other: Run) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [None, 8])
-@pytest.mark.parametrize("reduction", [None, Reduction(4, CPU)])
+@pytest.mark.parametrize("reduction", [None, SplitPCA(4, CPU)])
 @pytest.mark.parametrize("head", ["original", "peterson", "dummy"])
 def test_runs_side_by_side_are_those_runs_alone(
-    pairs: Pairs, head: str, reduction: Reduction | None, batch_size: int | None
+    pairs: Pairs, head: str, reduction: SplitPCA | None, batch_size: int | None
 ) -> None:
     settings = replace(SETTINGS, head=head, batch_size=batch_size)
     together = train_runs(pairs, settings, [3, 1, 2], reduction=reduction)

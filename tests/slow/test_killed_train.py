@@ -104,21 +104,25 @@ POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
         ("before adaptation.trainer.train_epoch", [1, 30]),
         ("before adaptation.reporting.run_folder.write_events", [2, 5]),
         ("after torch.save", [3]),
-        ("before pathlib.Path.rename", range(1, 14, 3)),
-        ("after pathlib.Path.rename", range(1, 14, 3)),
+        ("before common.storage.staging.Staging.add", [1, 3]),
+        ("half common.storage.staging.Staging.add", [2]),
+        ("after common.storage.staging.Staging.add", [4]),
+        ("before pathlib.Path.replace", range(1, 26, 5)),
+        ("before pathlib.Path.rename", range(1, 8, 2)),
+        ("after pathlib.Path.rename", range(1, 8, 2)),
         ("before adaptation.reporting.plots.write_curves", [1]),
         ("after adaptation.reporting.run_folder.write_summary", [1]),
     ],
     "compared": [
         ("before adaptation.reporting.run_folder.write_average", [2]),
-        ("before pathlib.Path.rename", range(2, 30, 4)),
-        ("after pathlib.Path.rename", range(4, 28, 6)),
+        ("before pathlib.Path.rename", range(1, 17, 3)),
+        ("after pathlib.Path.rename", range(2, 17, 4)),
         ("after adaptation.reporting.report.write_report", [1]),
         ("before shutil.rmtree", [1]),
     ],
     "replaced": [
-        ("before pathlib.Path.rename", range(5, 20)),
-        ("after pathlib.Path.rename", range(12, 20, 2)),
+        ("before pathlib.Path.rename", range(1, 16)),
+        ("after pathlib.Path.rename", range(7, 15, 2)),
         ("before shutil.rmtree", [1]),
     ],
 }
@@ -162,7 +166,8 @@ def test_asked_to_end(place: Path, number: signal.Signals, code: int) -> None:
     folder.mkdir()
     words = [sys.executable, str(ROOT / "train.py"), *SINGLE[1:], "-r", "400"]
     process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (folder / "runs" / ".unfinished" / "run2").exists():
+    units = folder / "runs" / ".unfinished" / "units.jsonl"
+    while not (units.exists() and units.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)

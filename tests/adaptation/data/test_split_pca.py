@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from adaptation.data import split_pca as reduction
+from adaptation.data import split_pca
 from adaptation.data.pairs import Pairs
-from adaptation.data.split_pca import Reduction, check_components
+from adaptation.data.split_pca import SplitPCA, check_components
 from adaptation.data.splits import seeds_of
 from adaptation.heads import build_head
 from adaptation.trainer import Run, Settings, train_runs
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 SETTINGS = Settings(epochs=3, temperature=15.0, seed=5)
 
 
-def train_run(pairs: Pairs, settings: Settings, number: int, reduction: Reduction | None = None) -> Run:
+def train_run(pairs: Pairs, settings: Settings, number: int, reduction: SplitPCA | None = None) -> Run:
     return train_runs(pairs, settings, [number], reduction=reduction)[0]
 
 
@@ -42,9 +42,9 @@ def sklearns(pairs: Pairs, indices: Tensor, components: int) -> PCA:
 def test_the_projection_is_that_of_scikit_learn_fitted_on_the_training_pairs(
     pairs: Pairs, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reduction, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(split_pca, "CHUNK_BYTES", chunk)
     train = torch.arange(0, 40, 3)
-    found, pca = Reduction(4, CPU)(pairs, train)
+    found, pca = SplitPCA(4, CPU)(pairs, train)
     oracle = sklearns(pairs, train, 4)
     signs = np.sign((pca.components_ * oracle.components_).sum(1))
     np.testing.assert_allclose(pca.components_ * signs[:, None], oracle.components_, atol=1e-8)
@@ -74,7 +74,7 @@ def test_what_only_test_pairs_have_is_not_in_a_runs_pca(pairs: Pairs) -> None:
     wide = Pairs(torch.cat([pairs.left, room], -1), torch.cat([pairs.right, room], -1), pairs.names)
     split = train_run(wide, SETTINGS, 1).split
     loud = planted(wide, split.test, direction)
-    run = train_run(loud, SETTINGS, 1, reduction=Reduction(4, CPU))
+    run = train_run(loud, SETTINGS, 1, reduction=SplitPCA(4, CPU))
     assert torch.equal(run.split.test, split.test)
     assert run.pca is not None
     assert np.abs(run.pca.components_ @ direction.numpy()).max() < 1e-9
@@ -84,8 +84,8 @@ def test_what_only_test_pairs_have_is_not_in_a_runs_pca(pairs: Pairs) -> None:
 
 
 def test_a_run_is_that_of_features_that_were_reduced_before(pairs: Pairs) -> None:
-    run = train_run(pairs, SETTINGS, 2, reduction=Reduction(4, CPU))
-    reduced, _ = Reduction(4, CPU)(pairs, run.split.train)
+    run = train_run(pairs, SETTINGS, 2, reduction=SplitPCA(4, CPU))
+    reduced, _ = SplitPCA(4, CPU)(pairs, run.split.train)
     other = train_run(reduced, SETTINGS, 2)
     assert (run.train, run.test, run.frozen) == (other.train, other.test, other.frozen)
     assert other.pca is None
@@ -97,14 +97,14 @@ def test_a_run_is_that_of_features_that_were_reduced_before(pairs: Pairs) -> Non
 
 
 def test_each_run_has_a_pca_of_its_own(pairs: Pairs) -> None:
-    one, other = (train_run(pairs, SETTINGS, number, reduction=Reduction(2, CPU)).pca for number in (1, 2))
+    one, other = (train_run(pairs, SETTINGS, number, reduction=SplitPCA(2, CPU)).pca for number in (1, 2))
     assert one is not None
     assert other is not None
     assert not np.allclose(one.mean_, other.mean_)
 
 
 def test_autograd_works_on_what_comes_out(pairs: Pairs) -> None:
-    found, _ = Reduction(4, CPU)(pairs, torch.arange(30))
+    found, _ = SplitPCA(4, CPU)(pairs, torch.arange(30))
     assert not found.left.is_inference()
     weight = torch.ones(4, requires_grad=True)
     (found.left * weight).sum().backward()  # type: ignore[no-untyped-call]
@@ -113,7 +113,7 @@ def test_autograd_works_on_what_comes_out(pairs: Pairs) -> None:
 
 def test_the_pairs_that_are_reduced_stay_as_they_are(pairs: Pairs) -> None:
     left, right = pairs.left.clone(), pairs.right.clone()
-    Reduction(4, CPU)(pairs, torch.arange(30))
+    SplitPCA(4, CPU)(pairs, torch.arange(30))
     assert torch.equal(pairs.left, left)
     assert torch.equal(pairs.right, right)
 
@@ -133,5 +133,5 @@ def test_as_many_components_as_there_are_vectors_or_numbers(
 
 
 def test_the_dummy_shows_the_reduced_features(pairs: Pairs) -> None:
-    run = train_run(pairs, replace(SETTINGS, head="dummy"), 1, reduction=Reduction(3, CPU))
+    run = train_run(pairs, replace(SETTINGS, head="dummy"), 1, reduction=SplitPCA(3, CPU))
     assert {name: curve[-1] for name, curve in run.test.items()} == run.frozen

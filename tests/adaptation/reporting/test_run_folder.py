@@ -121,7 +121,7 @@ def test_a_run_has_its_files(tmp_path: Path, pairs: Pairs, run: Run) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run2"]
 
 
-def test_a_run_has_its_name_only_when_it_is_whole(
+def test_a_run_that_was_cut_short_is_written_anew(
     tmp_path: Path, pairs: Pairs, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -131,11 +131,10 @@ def test_a_run_has_its_name_only_when_it_is_whole(
         patch.setattr(torch, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             results.write_run(tmp_path, run, pairs, "original")
-    assert results.own_parts(tmp_path) == []
-    assert results.read_scores(tmp_path / "run2", 3) is None
     results.write_run(tmp_path, run, pairs, "original")
     assert [path.name for path in tmp_path.iterdir()] == ["run2"]
-    assert len(list((tmp_path / "run2").iterdir())) == 6  # and no events of before
+    assert len(list((tmp_path / "run2").glob("*.partial*"))) == 0
+    assert results.read_scores(tmp_path / "run2", len(run.train["Loss"])) == run.scores()
 
 
 def test_a_run_takes_the_place_of_a_damaged_one(tmp_path: Path, pairs: Pairs, run: Run) -> None:
@@ -295,7 +294,6 @@ def test_a_full_disk_is_an_error_that_is_told_in_a_line(
     with pytest.raises(OSError, match="No space left on device") as told:
         results.write_run(tmp_path, run, pairs, "original")
     assert told.value.errno == errno.ENOSPC
-    assert not (tmp_path / "run2").exists()
     assert not list(tmp_path.rglob("checkpoint*"))
 
 
@@ -327,8 +325,8 @@ def test_one_run_is_its_own_average_and_has_no_deviation(tmp_path: Path) -> None
     assert columns(tmp_path / "avg" / "val.csv") == {"epoch": ["1", "2"], "top 1": ["0.0", "0.5"]}
 
 
-def test_the_summary_holds_the_facts_and_the_metrics(tmp_path: Path) -> None:
-    results.write_summary(tmp_path, {"top 1": {"mean": 0.5}}, {"device": "cpu"})
+def test_the_summary_holds_the_record(tmp_path: Path) -> None:
+    results.write_summary(tmp_path, {"device": "cpu", "metrics": {"top 1": {"mean": 0.5}}})
     found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert found == {"device": "cpu", "metrics": {"top 1": {"mean": 0.5}}}
 
@@ -336,12 +334,12 @@ def test_the_summary_holds_the_facts_and_the_metrics(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_summary_never_holds_what_json_does_not_have(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        results.write_summary(tmp_path, {"Loss": {"mean": value}}, {})
+        results.write_summary(tmp_path, {"metrics": {"Loss": {"mean": value}}})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
-    results.write_summary(tmp_path, {"top 1": {"mean": 1 / 3, "sd": None}}, {"device": "cpu"})
+    results.write_summary(tmp_path, {"device": "cpu", "metrics": {"top 1": {"mean": 1 / 3, "sd": None}}})
     assert results.read_summary(tmp_path) == {"device": "cpu", "metrics": {"top 1": {"mean": 1 / 3, "sd": None}}}
 
 
