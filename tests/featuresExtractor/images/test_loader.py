@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuresExtractor.images import loader as reading
-from featuresExtractor.images.decode import read_image
+from featuresExtractor.images.decode import decode_image
 from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.images.folders.scan import OUTSIDE
 from featuresExtractor.images.loader import Batch, check_images, read_batches, read_item, without
@@ -140,7 +140,7 @@ def room(sides: int = 2) -> NDArray[np.uint8]:
 def test_item_holds_all_sides_in_their_order(pairs: Callable[..., Path]) -> None:
     dataset, pixels = find_images(pairs(2)), room()
     assert read_item(dataset, 1, SMALL, pixels) == []
-    assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in dataset.items[1]]))
+    assert np.array_equal(pixels, np.stack([decode_image(path, SMALL).pixels for path in dataset.items[1]]))
 
 
 def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[..., Path]) -> None:
@@ -333,7 +333,7 @@ def test_pixels_are_those_of_the_images_and_of_no_batch_before(pairs: Callable[.
     assert [indices for indices, _ in found] == [[0, 1], [2, 3], [4], [6]]
     for indices, pixels in found:
         paths = [path for index in indices for path in dataset.items[index]]
-        assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in paths]))
+        assert np.array_equal(pixels, np.stack([decode_image(path, SMALL).pixels for path in paths]))
 
 
 def test_torch_sees_images_with_their_channels_last(pairs: Callable[..., Path]) -> None:
