@@ -25,16 +25,14 @@ def check_values(given: Table, layout: Layout, path: Path) -> list[str]:
     side whose vectors are all alike or all zero. Rows are read in chunks: a memory map may be larger than memory."""
     zeros: list[tuple[str, int]] = []
     for side, values, rows in (("left", given.left, layout.left), ("right", given.right, layout.right)):
-        empty: list[int] = []
         for first, chunk in _chunks(values):
             if values.dtype.itemsize > chunk.dtype.itemsize:
                 _check_range(values[first : first + len(chunk)], chunk, side, path)
             if not np.isfinite(chunk).all():
                 raise _not_finite(side, first, chunk, layout, path)
-            empty += [first + row for row in zero_rows(chunk)]
+            zeros += [(side, first + row) for row in zero_rows(chunk)]
         if fault := fault_of(values, rows[0]):
             raise InputError(f"{path}: the {side} vectors are {fault}")
-        zeros += [(side, row) for row in empty]
     if not zeros:
         return []
     examples = "; ".join(_place(side, row, layout) for side, row in zeros[:2])

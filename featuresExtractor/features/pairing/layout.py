@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from common.errors import InputError, listed
 from featuresExtractor.features.pairing.affixes import suspects
 from featuresExtractor.features.pairing.partners import Partners, find_partners
-from featuresExtractor.features.pairing.views import SAY_VIEW, augmented, crossed, repeated
+from featuresExtractor.features.pairing.views import SAY_VIEW, Pair, augmented, crossed, repeated
 from featuresExtractor.features.table import Embeddings, Table
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -104,20 +102,13 @@ def _recognised(views: list[_View], notes: list[str], path: Path) -> list[_View]
         (only,) = views
         if only.partners.warning and (reason := crossed(only.names)):
             raise InputError(f"{path}: {reason}: are these views, or pairs? {SAY_VIEW}")
-        view, pairs = _augmented(only.names, path)
+        view, pairs = augmented(only.names, path)
         if view.any():
             views = [only.only(np.flatnonzero(view == number), pairs) for number in (0, 1)]
             count = int(view.sum())
             notes.append(f"note: {path}: {count:,} rows called augmented_NAME are taken as second views of NAME")
     notes += _suspects(views[0].names, path)
     return views
-
-
-def _augmented(names: list[Pair], path: Path) -> tuple[NDArray[np.uint8], list[Pair]]:
-    try:
-        return augmented(names)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _suspects(names: list[Pair], path: Path) -> list[str]:

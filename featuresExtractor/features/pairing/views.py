@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def crossed(names: Sequence[Pair]) -> str | None:
     return f"each name appears {times} times or more on both sides, beside different names ({examples})"
 
 
-def augmented(names: Sequence[Pair]) -> tuple[NDArray[np.uint8], list[Pair]]:
+def augmented(names: Sequence[Pair], path: Path) -> tuple[NDArray[np.uint8], list[Pair]]:
     """Return the view of each row and its pair: those called `augmented_NAME` are view 1 of the pair `NAME`.
 
     InputError where some originals have such a view and others have none.
@@ -68,7 +69,7 @@ def augmented(names: Sequence[Pair]) -> tuple[NDArray[np.uint8], list[Pair]]:
     seconds = {pair for pair, flag in zip(pairs, flags, strict=True) if flag}
     if lacking := sorted(full ^ seconds):
         reason = f"{len(lacking):,} pairs have only one of the two, such as {row_label(lacking[0])}"
-        raise InputError(f"rows called {PREFIX}NAME are the second views of NAME, but {reason}. {SAY_VIEW}")
+        raise InputError(f"{path}: rows called {PREFIX}NAME are the second views of NAME, but {reason}. {SAY_VIEW}")
     return views, pairs
 
 
