@@ -1,4 +1,4 @@
-"""File names: what makes two of them a pair."""
+"""Decide which two file names make a pair."""
 
 from __future__ import annotations
 

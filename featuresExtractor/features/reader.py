@@ -24,7 +24,7 @@ OTHERS = (
 
 
 def open_pairs(path: str | os.PathLike[str], right: str | os.PathLike[str] | None = None) -> Table:
-    """Return the pairs of a file as they stand in it: row by row, not yet paired by name.
+    """Return the pairs of a file as it holds them: row by row, not yet paired by name.
 
     Two plain `.npy` arrays (`path` and `right`) and `.npy` files of rows with fields are memory maps; `.npz` files and
     old pickled dicts are read whole. InputError for anything else. Nothing is unpickled.
