@@ -193,9 +193,9 @@ def test_large_images_are_decoded_one_at_a_time(
     monkeypatch.setattr(decode, "LARGE", large)
     monkeypatch.setattr(decode, "prepare", watched)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: decode_image(path, SMALL).pixels, range(4)))
+        actual = list(pool.map(lambda _: decode_image(path, SMALL).pixels, range(4)))
     assert max(seen) == most
-    assert all(np.array_equal(pixels, found[0]) for pixels in found)
+    assert all(np.array_equal(pixels, actual[0]) for pixels in actual)
 
 
 def test_header_of_an_image_is_all_that_is_read_to_open_it(tmp_path: Path) -> None:

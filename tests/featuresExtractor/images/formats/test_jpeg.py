@@ -182,13 +182,13 @@ def test_corrupt_data_of_other_colours_is_refused(mode: str) -> None:
 
 def test_lost_blocks_of_512_bytes_are_found_most_times() -> None:
     """Zeros are valid codes: where they stand for as many blocks as were there, no decoder can see them."""
-    found = 0
+    actual = 0
     for place in np.random.default_rng(1).integers(1000, len(WHOLE) - 600, 100):
         try:
             pixels(overwritten(WHOLE, int(place), 512))
         except ValueError:
-            found += 1
-    assert found >= 80
+            actual += 1
+    assert actual >= 80
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def test_pixels_are_those_of_pillow(mode: str, name: str) -> None:
     else:
         image = Image.fromarray(IMAGE).convert(mode)
     file = saved(image, "TIFF", **KINDS[name])
-    found, expected = read(file), by_pillow(file)
-    assert (found.mode, found.size) == (expected.mode, expected.size)
-    assert np.array_equal(np.asarray(found.convert("RGBA")), np.asarray(expected.convert("RGBA")))
+    actual, expected = read(file), by_pillow(file)
+    assert (actual.mode, actual.size) == (expected.mode, expected.size)
+    assert np.array_equal(np.asarray(actual.convert("RGBA")), np.asarray(expected.convert("RGBA")))
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
