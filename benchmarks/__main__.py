@@ -1,4 +1,4 @@
-"""Measures this project beside the plain way and beside the machine's limit: `make bench`, or
+"""Measure this project beside the plain way and beside the machine's limit: `make bench`, or
 
     python -m benchmarks --stages training --runs 20 --epochs 10
     python -m benchmarks --stages extraction --images 800 --batch-size 64 --compile
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,14 +27,14 @@ STAGES = ("startup", "training", "extraction", "pca")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks`."""
+    """Return the parser of `python -m benchmarks`."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
 
-    def number(name: str, default: int, told: str) -> None:
-        add(name, type=console.positive, default=default, metavar="N", help=f"{told} (default {default})")
+    def number(name: str, default: int, text: str) -> None:
+        add(name, type=console.positive, default=default, metavar="N", help=f"{text} (default {default})")
 
     add("--stages", nargs="+", choices=STAGES, default=STAGES, help="what to measure (default all)")
     number("--repeats", 3, "times that each way is measured; medians are shown")
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     number("--batch-size", 8, "images at a time, in both ways")
     add("--compile", action="store_true", help="compile the network")
     number("--vectors", 16796, "vectors for the PCA")
-    number("--width", 5440, "numbers of a vector")
+    number("--width", 5440, "dimensions of a vector")
     number("--components", 256, "components of the PCA")
     number("--pairs", 4199, "pairs to train on and to test on")
     number("--runs", 1, "runs at once")
@@ -55,13 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`; returns 0, or 2 after wrong input."""
+    """Run the command line `argv`; return 0, or 2 after wrong input."""
     args = build_parser().parse_args(argv)
     return console.guarded("python -m benchmarks", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures the stages one after the other and shows them together."""
+    """Measure the stages one after the other and show them together."""
     device, precisions = choose_device(args.gpu), tuple(args.precisions)
     for precision in precisions:
         check_precision(precision, device)
@@ -74,19 +74,23 @@ def run(args: argparse.Namespace) -> int:
         "extraction": lambda: extraction.measure(extracted, device, args.repeats),
         "pca": lambda: pca.measure(reduced, device, 1 if device.type == "cpu" else args.repeats),
     }
-    keep_freed_memory()
-    rows: list[table.Row] = []
-    with tf32(False):
-        for stage in STAGES:
-            if stage in args.stages:
-                print(f"measuring: {stage}", file=sys.stderr, flush=True)
-                rows += stages[stage]()
+    rows = _measured({name: stages[name] for name in STAGES if name in args.stages})
     once = "; PCA once" if device.type == "cpu" and "pca" in args.stages else ""
     print(f"{device_name(device)}, median of {args.repeats}{once}\n{table.shown(rows)}")
     sizes = {"extraction": asdict(extracted), "pca": asdict(reduced), "training": asdict(learned)}
     if args.save:
         args.save.write_text(json.dumps(table.record(rows, device, sizes), indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _measured(stages: dict[str, Callable[[], list[table.Row]]]) -> list[table.Row]:
+    keep_freed_memory()
+    rows: list[table.Row] = []
+    with tf32(False):
+        for name, measure in stages.items():
+            print(f"measuring: {name}", file=sys.stderr, flush=True)
+            rows += measure()
+    return rows
 
 
 if __name__ == "__main__":

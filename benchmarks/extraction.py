@@ -1,4 +1,4 @@
-"""Images in files -> features in a file: images a second, end to end."""
+"""Measure extraction from image files to the features file: images a second."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Sizes:
 
 
 def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
-    """A row for each precision, beside the plain way (fp32) and the network alone on numbers that are there already."""
+    """Return a row for each precision, beside the plain way (fp32) and the network alone on pixels in memory."""
     model, network = _network(sizes.model)
     with tempfile.TemporaryDirectory() as name, Apart() as apart:
         folder = Path(name)
@@ -58,7 +58,7 @@ def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
         paths = [path for item in dataset.items for path in item]
         check_same(model, network, dataset, device)
         ways: dict[str, Callable[[], object]] = {}
-        some = paths[: sizes.batch]  # the plain way's rate does not depend on how many there are
+        some = paths[: sizes.batch]  # the plain way's rate does not depend on their number
         ways["plain"] = partial(apart.run, _plain, sizes, some, device)
         for precision in sizes.precisions:
             ours = _forward(model, network, device, sizes, precision)
@@ -74,27 +74,27 @@ def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
 
 @cache
 def _network(name: str) -> tuple[Model, nn.Module]:
-    """A model with random weights."""
+    """Return a model with random weights."""
     model = resolve(name, [], None)
     return model, load_backbone(model, find_weights(model, "random", 0))
 
 
 def _plain(sizes: Sizes, paths: list[Path], device: torch.device) -> None:
-    """The plain way of all images."""
+    """Extract all images in the plain way."""
     model, network = _network(sizes.model)
     with tf32(False):
         plain.features(paths, network.to(device), list(model.layers), model.preprocessing, sizes.batch)
 
 
 def _row(sizes: Sizes, precision: str, rates: dict[str, float]) -> Row:
-    told = f"{precision}, compiled" if sizes.compiled else precision
+    label = f"{precision}, compiled" if sizes.compiled else precision
     plain_way, ours, limit = (rates[name] for name in ("plain", precision, f"{precision} limit"))
     wanted = 2.5 if precision == "bf16" else None
-    return Row(f"extraction, {sizes.model}, {told}", "images/s", plain_way, ours, limit, wanted, 0.9)
+    return Row(f"extraction, {sizes.model}, {label}", "images/s", plain_way, ours, limit, wanted, 0.9)
 
 
 def draw_pairs(folder: Path, pairs: int) -> None:
-    """Smooth images of random colours as JPEG files."""
+    """Write smooth images of random colours as JPEG files."""
     generator = np.random.default_rng(0)
     for side in ("left", "right"):
         (folder / side).mkdir()
@@ -114,7 +114,7 @@ def _pixels(forward: Forward) -> torch.Tensor:
 
 
 def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
-    """Our way, from the files to the file, without its bar."""
+    """Extract in our way, from image files to the features file, without its bar."""
     target = folder / "features.npy"
     row = row_type(dataset.sides, forward.shapes[0], dataset.longest_name)
     staging, parts = Staging(folder), missing_units(len(dataset), max(1, forward.batch // len(dataset.sides)), [])
@@ -130,7 +130,7 @@ def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
 
 
 def _alone(forward: Forward, images: int) -> None:
-    """The network of a `forward` on as many random images that are there already; nothing is read or written."""
+    """Run the network of a `forward` on as many random images in memory; nothing is read or written."""
     network = forward.backbone.backbone
     crop = forward.preprocessing.crop
     numbers = torch.randn(forward.batch, 3, crop, crop, device=forward.device, dtype=forward.type)
@@ -144,15 +144,15 @@ def _alone(forward: Forward, images: int) -> None:
 
 
 def check_same(model: Model, network: nn.Module, dataset: Dataset, device: torch.device) -> None:
-    """Ends the benchmark when the features of the first pairs differ between the two ways."""
+    """End the benchmark when the features of the first pairs differ between the two ways."""
     few = Dataset(dataset.root, dataset.sides, dataset.items[:2])
     paths = [path for item in few.items for path in item]
     reference = copy.deepcopy(network).to(device)
     expected = plain.features(paths, reference, list(model.layers), model.preprocessing, 4)  # views, images, D
     with tempfile.TemporaryDirectory() as name:
         ours = _forward(model, network, device, Sizes(), "fp32")
-        found = read_pairs(_extract(ours, few, Path(name)))
-    images = np.stack([found.left, found.right], axis=1).reshape(expected.shape).astype(np.float64)
+        pairs = read_pairs(_extract(ours, few, Path(name)))
+    images = np.stack([pairs.left, pairs.right], axis=1).reshape(expected.shape).astype(np.float64)
     lengths = np.linalg.norm(images, axis=-1) * np.linalg.norm(expected, axis=-1)
     lowest = ((images * expected).sum(-1) / lengths).min()
     if not lowest >= SAME:

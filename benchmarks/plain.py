@@ -1,4 +1,4 @@
-"""The plain way, written as one would on a first afternoon: right, and as slow as that.
+"""Do the work in the plain way, as written on a first afternoon: right, and as slow as that.
 
 One thread decodes each view of each image by itself; fp32, channels first; whole maps go to the host and are pooled
 there; Python lists; scikit-learn's PCA; one run after the other, in which cosines are computed again for the metrics,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def features(
     paths: Sequence[Path], network: nn.Module, layers: Sequence[str], preprocessing: Preprocessing, batch: int
 ) -> NDArray[np.float32]:
-    """The features (views, N, D) of images: layers pooled, brought to unit length and concatenated."""
+    """Return the features (views, N, D) of images: layers pooled, brought to unit length and concatenated."""
     device = next(network.parameters()).device
     maps: dict[str, Tensor] = {}
     hooks = [
@@ -36,7 +36,7 @@ def features(
         )
         for layer in layers
     ]
-    found: list[list[list[float]]] = []
+    views: list[list[list[float]]] = []
     for flip in (False, True):
         rows: list[list[float]] = []
         for start in range(0, len(paths), batch):
@@ -46,14 +46,14 @@ def features(
             whole = [maps[layer].cpu() for layer in layers]
             for number in range(len(images)):
                 rows.append([value for layer in whole for value in _pooled(layer[number])])
-        found.append(rows)
+        views.append(rows)
     for hook in hooks:
         hook.remove()
-    return np.array(found, np.float32)
+    return np.array(views, np.float32)
 
 
 def _image(path: Path, preprocessing: Preprocessing, flip: bool) -> Tensor:
-    """One view of an image, decoded, resized, cropped and normalised: (3, H, W)."""
+    """Return a view of an image, decoded, resized, cropped and normalised: (3, H, W)."""
     transform = v2.Compose(
         [
             v2.Resize(preprocessing.resize, v2.InterpolationMode[preprocessing.interpolation.upper()]),
@@ -68,14 +68,14 @@ def _image(path: Path, preprocessing: Preprocessing, flip: bool) -> Tensor:
 
 
 def _pooled(activation: Tensor) -> list[float]:
-    """A map (C, H, W) or a vector (C,) as C numbers of unit length."""
+    """Return a map (C, H, W) or a vector (C,) as C values of unit length."""
     values = activation.mean((1, 2)) if activation.ndim == 3 else activation
     pooled: list[float] = (values / values.norm()).tolist()
     return pooled
 
 
 def fit_pca(vectors: NDArray[np.float32], components: int, solver: str = "auto") -> Any:
-    """scikit-learn's PCA of all vectors (N, D) at once."""
+    """Return scikit-learn's PCA of all vectors (N, D) at once."""
     from sklearn.decomposition import PCA
 
     return PCA(n_components=components, svd_solver=solver).fit(vectors)
@@ -84,7 +84,7 @@ def fit_pca(vectors: NDArray[np.float32], components: int, solver: str = "auto")
 def train(
     left: Tensor, right: Tensor, tested: Tensor, weight: Tensor, temperature: float, ks: Sequence[int]
 ) -> Iterator[dict[str, float]]:
-    """One run on pairs (V, N, D), of which `tested` are indices; after each epoch its losses and recalls."""
+    """Train one run on pairs (V, N, D) with the indices `tested`; yield losses and recalls after each epoch."""
     trained = torch.tensor(sorted(set(range(left.shape[1])) - set(tested.tolist())))
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False).to(left.device)
     linear.load_state_dict({"weight": weight})
@@ -96,19 +96,19 @@ def train(
             losses.append(_loss(similarities, temperature))
         loss = torch.stack(losses).mean()
         with torch.no_grad():
-            learned = _recalls(_cosines(linear, left[0, trained], right[0, trained]), ks)
+            train_recalls = _recalls(_cosines(linear, left[0, trained], right[0, trained]), ks)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         with torch.no_grad():
             similarities = _cosines(linear, left[0, tested], right[0, tested])
-            found = _recalls(similarities, ks)
-            tests = _loss(similarities, temperature)
+            test_recalls = _recalls(similarities, ks)
+            test_loss = _loss(similarities, temperature)
         yield {
             "train Loss": loss.item(),
-            "test Loss": tests.item(),
-            **{f"train top {k}": value for k, value in zip(ks, learned, strict=True)},
-            **{f"test top {k}": value for k, value in zip(ks, found, strict=True)},
+            "test Loss": test_loss.item(),
+            **{f"train top {k}": value for k, value in zip(ks, train_recalls, strict=True)},
+            **{f"test top {k}": value for k, value in zip(ks, test_recalls, strict=True)},
         }
 
 
@@ -123,14 +123,14 @@ def _loss(similarities: Tensor, temperature: float) -> Tensor:
 
 
 def _recalls(similarities: Tensor, ks: Sequence[int]) -> list[float]:
-    """The asymmetric recalls aR@k."""
+    """Return the asymmetric recalls aR@k."""
     forth = similarities.argsort(dim=1, descending=True).cpu()
     back = similarities.T.argsort(dim=1, descending=True).cpu()
     recalls = []
     for k in ks:
-        found = 0
+        hits = 0
         for number in range(len(similarities)):
             if number in forth[number, :k] or number in back[number, :k]:
-                found += 1
-        recalls.append(found / len(similarities))
+                hits += 1
+        recalls.append(hits / len(similarities))
     return recalls

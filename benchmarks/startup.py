@@ -1,4 +1,4 @@
-"""What a user waits for before anything happens: seconds."""
+"""Measure the seconds that a user waits before anything happens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ train.main()
 
 
 def measure(pairs: int, repeats: int) -> list[Row]:
-    """Rows for the help of both scripts, and for `train.py` from its call to the end of its first epoch."""
+    """Return rows for the help of both scripts, and for `train.py` from its call to the end of its first epoch."""
     with tempfile.TemporaryDirectory() as name:
         features = Path(name) / "features.npy"
         write_features(features, Sizes(2 * pairs, 256))

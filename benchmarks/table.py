@@ -1,4 +1,4 @@
-"""What was measured, as rows, as a table, and as JSON."""
+"""Show measurements as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -45,24 +45,25 @@ class Row:
         """The share of the limit that is reached."""
         return self._ratio(self.limit)
 
-    def _ratio(self, other: float | None) -> float | None:
-        if other is None or not self.ours:
+    def _ratio(self, reference: float | None) -> float | None:
+        if reference is None or not self.ours:
             return None
-        return self.ours / other if self.unit.endswith("/s") else other / self.ours
+        return self.ours / reference if self.unit.endswith("/s") else reference / self.ours
 
     def wanted(self) -> str:
-        """What was wanted, and whether it was met."""
-        told = []
-        for name, least, found in (
+        """Return what was wanted, and whether it was met."""
+        goals = (
             ("x plain", self.wanted_of_plain, self.of_plain),
             ("of limit", self.wanted_of_limit, self.of_limit),
-        ):
-            if least is not None and found is not None:
-                told.append(f"{least:.2g} {name}: {'met' if found >= least else 'missed'}")
-        return ", ".join(told)
+        )
+        return ", ".join(
+            f"{least:.2g} {name}: {'met' if reached >= least else 'missed'}"
+            for name, least, reached in goals
+            if least is not None and reached is not None
+        )
 
     def cells(self) -> list[str]:
-        """The row of the table."""
+        """Return the row of the table."""
         times = [_number(value) for value in (self.plain, self.ours, self.limit, self.of_plain, self.of_limit)]
         return [self.stage, self.unit, *times, self.wanted()]
 
@@ -72,7 +73,7 @@ def _number(value: float | None) -> str:
 
 
 def median_seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each way; they take turns, so that a busy minute of the machine meets them all."""
+    """Return the median seconds of each way; they take turns, so that a busy minute of the machine meets them all."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -95,17 +96,17 @@ class Apart:
         self.pool.terminate()
 
     def run(self, way: Callable[..., Result], *given: object) -> Result:
-        """What `way`, a function of a module, returns there."""
+        """Return what `way`, a function of a module, returns in that process."""
         return self.pool.apply(way, given)
 
 
 def shown(rows: list[Row]) -> str:
-    """The table."""
+    """Return the table."""
     return console.table(HEADER, [row.cells() for row in rows])
 
 
 def record(rows: list[Row], device: torch.device, sizes: dict[str, Any]) -> dict[str, Any]:
-    """All of it for a JSON: the rows with their ratios, the device, versions and sizes."""
+    """Return all of it for a JSON: the rows with their ratios, the device, versions and sizes."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": device_name(device),

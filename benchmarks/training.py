@@ -1,4 +1,4 @@
-"""The features of pairs -> a head: seconds an epoch."""
+"""Measure the training of a head: seconds an epoch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ WANTED = {"fp32": (2.0, 1 / 1.4), "bf16": (4.0, None)}
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is learned from: pairs of two views with so many numbers a side (by default those of TLL_obj), in which
-    precisions; so many `runs` at once and `epochs`, each of which is timed."""
+    """What is learned from: pairs of two views with `width` dimensions (by default those of TLL_obj), in which
+    precisions; `runs` at once, and `epochs`, each of which is timed."""
 
     pairs: int = 4199
     width: int = 256
@@ -37,7 +37,7 @@ class Sizes:
 
 
 def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
-    """A row for each precision: seconds an epoch and run, beside the plain way (fp32) and the matrix products alone."""
+    """Return a row for each precision: seconds an epoch and run, beside the plain way (fp32) and the products alone."""
     check_same(device)
     pairs = random_pairs(sizes.pairs, sizes.width).to(device)
     with Apart() as apart:
@@ -46,18 +46,18 @@ def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
 
 def _row(sizes: Sizes, precision: str, pairs: Pairs, apart: Apart, device: torch.device, repeats: int) -> Row:
     settings = Settings(epochs=1 + sizes.epochs, temperature=15.0, precision=precision)
-    found: dict[str, list[float]] = {"plain": [], "ours": [], "limit": []}
+    times: dict[str, list[float]] = {"plain": [], "ours": [], "limit": []}
     for _ in range(repeats):
-        found["plain"] += apart.run(_epochs_of_the_plain_way, sizes, settings, device)
-        found["ours"] += _our_epochs(pairs, settings, sizes.runs, device)
-        found["limit"] += _epochs_of_products(pairs, settings, sizes.epochs)
-    plain_way, ours, limit = (statistics.median(found[name]) for name in ("plain", "ours", "limit"))
+        times["plain"] += apart.run(_epochs_of_the_plain_way, sizes, settings, device)
+        times["ours"] += _our_epochs(pairs, settings, sizes.runs, device)
+        times["limit"] += _epochs_of_products(pairs, settings, sizes.epochs)
+    plain_way, ours, limit = (statistics.median(times[name]) for name in ("plain", "ours", "limit"))
     size = f"{sizes.pairs:,} pairs, {f'{sizes.runs} runs at once, ' * (sizes.runs > 1)}{precision}"
     return Row(f"an epoch, {size}", "s", plain_way, ours, limit, *WANTED.get(precision, (None, None)))
 
 
 def random_pairs(pairs: int, width: int) -> Pairs:
-    """Two views of pairs that have something in common, and much that they have not."""
+    """Return two views of pairs that have something in common, and more that differs."""
     generator = torch.Generator().manual_seed(0)
     common = torch.randn(1, pairs, width, generator=generator)
     left, right = (common + 2 * torch.randn(2, pairs, width, generator=generator) for _ in range(2))
@@ -65,7 +65,7 @@ def random_pairs(pairs: int, width: int) -> Pairs:
 
 
 def the_plain_way(pairs: Pairs, settings: Settings) -> Iterator[dict[str, float]]:
-    """The epochs of run 1: its split and its first weights are those of our way."""
+    """Return the epochs of run 1, with the split and the first weights of our way."""
     split_seed, head_seed = seeds_of(settings.seed, 1)
     tested = draw_split(len(pairs), settings.test_split, split_seed).test
     (weight,) = build_head("original", pairs.left.shape[-1], head_seed).state_dict().values()
@@ -83,7 +83,7 @@ def _seconds(way: Callable[[], object]) -> float:
 
 
 def _our_epochs(pairs: Pairs, settings: Settings, runs: int, device: torch.device) -> list[float]:
-    """Seconds an epoch and run."""
+    """Return the seconds an epoch and run."""
     ends: list[float] = []
 
     def on_epoch() -> None:
@@ -98,8 +98,8 @@ def _our_epochs(pairs: Pairs, settings: Settings, runs: int, device: torch.devic
 
 
 def _epochs_of_products(pairs: Pairs, settings: Settings, epochs: int) -> list[float]:
-    """The matrix products of an epoch on numbers that are there already: forward and backward of head and
-    similarities, and the test."""
+    """Return the seconds of the matrix products of an epoch alone: forward and backward of head and similarities, and
+    the test."""
     tested = int(settings.test_split * len(pairs))
     kind = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     left, embedding = pairs.left[0].to(kind), torch.rand(len(pairs), WIDTH, device=pairs.left.device).to(kind)
@@ -122,14 +122,14 @@ def _epochs_of_products(pairs: Pairs, settings: Settings, epochs: int) -> list[f
 
 
 def check_same(device: torch.device) -> None:
-    """Ends the benchmark when losses or recalls differ between the two ways."""
+    """End the benchmark when losses or recalls differ between the two ways."""
     pairs, settings = random_pairs(400, 64).to(device), Settings(epochs=3, temperature=15.0)
     expected = list(islice(the_plain_way(pairs, settings), settings.epochs))
     (run,) = train_runs(pairs, settings, [1])
     for name in ("Loss", *(f"top {k}" for k in settings.ks)):
         for side, curves in (("train", run.train), ("test", run.test)):
             for epoch, value in enumerate(curves[name]):
-                other = expected[epoch][f"{side} {name}"]
-                allowed = LOSS * other if name == "Loss" else 1e-6  # a recall is a share of some hundred pairs
-                if not abs(value - other) <= allowed:
-                    sys.exit(f"{side} {name} of the two ways differ after epoch {epoch + 1}: {value} and {other}")
+                reference = expected[epoch][f"{side} {name}"]
+                allowed = LOSS * reference if name == "Loss" else 1e-6  # a recall is a share of some hundred pairs
+                if not abs(value - reference) <= allowed:
+                    sys.exit(f"{side} {name} of the two ways differ after epoch {epoch + 1}: {value} and {reference}")

@@ -1,4 +1,4 @@
-"""Bars that show where long work is: what is done, how fast, and the time left."""
+"""Show the progress of long work as a bar: what is done, how fast, and the time left."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Bar: TypeAlias = tqdm
 
 
 def progress(total: int, what: str, unit: str, done: int = 0) -> Bar:
-    """A bar on stderr, of which `done` was there before; where that is no terminal (a log file), a line now and then
-    instead of ten a second."""
+    """Return a bar on stderr of `total` units, of which `done` were finished before. Where stderr is no terminal (a log
+    file), it writes a line now and then instead of ten a second."""
     every = 0.1 if sys.stderr.isatty() else 20.0
     return tqdm(
         total=total, initial=done, desc=what, unit=f" {unit}", smoothing=0.05, mininterval=every, maxinterval=2 * every

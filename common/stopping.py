@@ -27,7 +27,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Makes the signals raise `Stopped` in here. Only a program's main thread can say what signals do."""
+    """Let the signals raise `Stopped` in here; only the main thread of a program can set what signals do."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -41,12 +41,12 @@ def stoppable() -> Iterator[None]:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    for each in SIGNALS:
-        if signal.getsignal(each) is _stop:
-            signal.signal(each, _leave)
+    for other in SIGNALS:
+        if signal.getsignal(other) is _stop:
+            signal.signal(other, _leave)
     raise Stopped(number)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    """Whoever asks twice does not want to wait: files are such that nothing is lost by it."""
+    """End the program at once: the second signal means that nobody wants to wait, and files lose nothing by it."""
     os._exit(128 + number)

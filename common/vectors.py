@@ -1,17 +1,17 @@
-"""Lengths of vectors whose squares a float32 cannot hold."""
+"""Bring vectors to unit length, also where a float32 cannot hold their squares."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-EXPONENT = 0x7F800000  # the bits of a float32 that say which power of two it is of
+EXPONENT = 0x7F800000  # the bits of a float32 that hold its power of two
 SMALLEST, LARGEST = 2.0**-126, 2.0**127  # powers of two that a float32 holds with all of its bits
 
 
 def power_of_two(values: Tensor) -> Tensor:
-    """Return for positive float32 `values` the largest powers of two that are no larger. Division by one loses no
-    digit."""
+    """Return for positive float32 `values` the largest powers of two that are no larger. Division by a power of two
+    loses no digit."""
     return (values.view(torch.int32) & EXPONENT).view(torch.float32).clamp_(SMALLEST, LARGEST)
 
 

@@ -1,1 +1,1 @@
-"""The sample pairs and the demonstration that `make demo` runs."""
+"""Draw the sample pairs, and run the demonstration of `make demo`."""

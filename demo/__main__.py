@@ -1,4 +1,4 @@
-"""The demonstration: sample pairs drawn, features extracted, a head trained, and one table of what it brought.
+"""Run the demonstration: draw sample pairs, extract features, train a head, and compare before and after in a table.
 
     python -m demo [FOLDER]
 
@@ -27,7 +27,7 @@ TRAIN = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demonstration; returns 0, or 2 after wrong input, or the exit code of the command that failed."""
+    """Run the demonstration; return 0, or 2 after wrong input, or the exit code of the command that failed."""
     parser = argparse.ArgumentParser(prog="python -m demo", description="Draw sample pairs, extract, train, tell.")
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("demo-output"), help="made anew (default demo-output)"
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def demonstrate(folder: Path) -> int:
-    """Draws, extracts, trains and prints the table; each command is shown before it runs."""
+    """Draw, extract, train and print the table; each command is shown before it runs."""
     make_anew(folder)
     places = {"pairs": folder / "pairs", "features": folder / "features", "run": folder / "run"}
     print(f"{draw_pairs(places['pairs']):,} sample pairs drawn in {places['pairs']}")
@@ -48,7 +48,7 @@ def demonstrate(folder: Path) -> int:
 
 
 def _report(run: Path) -> None:
-    """The table: frozen features and the trained head, on the same test pairs."""
+    """Print the table: frozen features and the trained head, on the same test pairs."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
 
     def row(label: str, kind: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The comparison of README: the networks whose weights a package carries, and two with random weights as a floor.
+"""Run the comparison of README: networks whose weights a package carries, and two with random weights as a floor.
 
     python -m demo.comparison [FOLDER]
 
@@ -30,7 +30,7 @@ TRAIN = "train.py -d {features} -s {run} -e 150 -r 5 -t 15 --test-split 0.25 -k 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the comparison; returns 0, or 2 after wrong input, or the exit code of the command that failed."""
+    """Run the comparison; return 0, or 2 after wrong input, or the exit code of the command that failed."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.comparison", description="Draw sample pairs, extract with five networks, compare them."
     )
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(folder: Path) -> int:
-    """Draws, extracts, trains twice; each command is shown before it runs and tells what it made."""
+    """Draw, extract, train twice; each command is shown before it runs and reports what it made."""
     steps = commands(folder)
     make_anew(folder)
     print(f"{draw_pairs(folder / 'pairs'):,} sample pairs drawn in {folder / 'pairs'}")
@@ -50,7 +50,7 @@ def compare(folder: Path) -> int:
 
 
 def commands(folder: Path) -> list[list[str]]:
-    """The commands of the comparison."""
+    """Return the commands of the comparison."""
     extract = EXTRACT.format(pairs=folder / "pairs", features=folder / "features").split()
     lists = [[*extract, "--model", "efficientnet_lite0"]]
     for model, (package, file) in PACKAGED.items():
@@ -62,7 +62,7 @@ def commands(folder: Path) -> list[list[str]]:
 
 
 def packaged(package: str, file: str) -> Path:
-    """The path of a file that an installed package carries."""
+    """Return the path of a file that an installed package carries."""
     if (path := in_package(f"{package}/{file}")) is None:
         raise InputError(f"the package {package.replace('_', '-')} is missing: pip install -r requirements-demo.txt")
     return path

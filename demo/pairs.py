@@ -1,4 +1,4 @@
-"""Draws the sample pairs: one emoji code point as two fonts draw it.
+"""Draw the sample pairs: one emoji code point as two fonts draw it.
 
 left/1F600.png is U+1F600 in colour (OpenMoji, https://openmoji.org), right/1F600.png the same code point as a black
 outline (Noto Emoji, https://github.com/googlefonts/noto-emoji). Both show the same thing, so the file names are the
@@ -67,7 +67,7 @@ right/  Noto Emoji, Copyright 2013 Google LLC, https://github.com/googlefonts/no
 
 
 def font_file(typeface: Typeface) -> Path:
-    """Path of the font file, found without importing its package; InputError where the package or file is missing."""
+    """Return the path of the font file without importing its package; InputError where either is missing."""
     spec = find_spec(typeface.package)
     path = Path(spec.origin).parent / typeface.file if spec and spec.origin else None
     if path is None or not path.is_file():
@@ -77,7 +77,7 @@ def font_file(typeface: Typeface) -> Path:
 
 
 def shared_code_points() -> list[int]:
-    """Code points that both fonts draw, ascending: both cmaps, U+2101 and up, less EXCLUDED. InputError as font_file.
+    """Return the sorted code points that both fonts draw, from U+2101 on, without EXCLUDED. InputError as font_file.
 
     1,377 with OpenMoji 17.0 and Noto Emoji 3.002.
     """
@@ -87,10 +87,10 @@ def shared_code_points() -> list[int]:
 
 
 def draw_pairs(folder: Path, limit: int | None = None) -> int:
-    """Draws folder/left/HEX.png and folder/right/HEX.png, RGB, IMAGE_SIDE square, and folder/LICENSES.txt.
+    """Draw folder/left/HEX.png and folder/right/HEX.png, RGB, IMAGE_SIDE square, and folder/LICENSES.txt.
 
     Without limit all shared code points, otherwise limit of them at even steps; the same call gives the same bytes.
-    Returns the number of pairs. InputError: a font is missing, limit is out of range, the folder cannot be written or
+    Return the number of pairs. InputError: a font is missing, limit is out of range, the folder cannot be written or
     already holds other files in left or right (they would join the pairs), or a glyph is empty or too large.
     """
     points = _spread(shared_code_points(), limit)
@@ -128,12 +128,12 @@ def _prepare(folder: Path, names: set[str]) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     others = sorted(path.name for path in folder.iterdir() if path.name not in names)
     if others:
-        found = f"{len(others):,} other files, {printable(others[0])} the first"
-        raise InputError(f"{folder} already holds {found}; choose an empty folder")
+        files = f"{len(others):,} other files, {printable(others[0])} the first"
+        raise InputError(f"{folder} already holds {files}; choose an empty folder")
 
 
 def _drawing(font: ImageFont.FreeTypeFont, point: int) -> Image.Image:
-    """The glyph at the font's one size, its ink centred: small emoji stay smaller than large ones."""
+    """Return the glyph at the font's one size, its ink centred: small emoji stay smaller than large ones."""
     centre = IMAGE_SIDE
     canvas = Image.new("RGB", (2 * centre, 2 * centre), "white")
     ImageDraw.Draw(canvas).text((centre, centre), chr(point), "black", font, anchor="mm", embedded_color=True)
@@ -146,15 +146,15 @@ def _drawing(font: ImageFont.FreeTypeFont, point: int) -> Image.Image:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: python -m demo.pairs FOLDER [--limit N]. Returns the exit status: 0, or 2 after an InputError."""
+    """Run python -m demo.pairs FOLDER [--limit N]; return the exit status: 0, or 2 after an InputError."""
     parser = argparse.ArgumentParser(prog="python -m demo.pairs", description="Draw the sample pairs.")
     parser.add_argument("folder", type=Path, help="where left/, right/ and LICENSES.txt go")
     parser.add_argument("--limit", type=int, metavar="N", help="draw only N pairs, evenly spread (default: all)")
     arguments = parser.parse_args(argv)
-    return guarded("demo.pairs", lambda: _draw_and_tell(arguments.folder, arguments.limit))
+    return guarded("demo.pairs", lambda: _draw_and_report(arguments.folder, arguments.limit))
 
 
-def _draw_and_tell(folder: Path, limit: int | None) -> int:
+def _draw_and_report(folder: Path, limit: int | None) -> int:
     count = draw_pairs(folder, limit)
     print(f"{count:,} pairs drawn in {folder} (left: OpenMoji in colour, right: Noto Emoji outlines)")
     return 0

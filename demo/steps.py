@@ -1,4 +1,4 @@
-"""What the demonstration and the comparison share: a folder made anew, and commands that are shown before they run."""
+"""Make a folder anew, and run commands that are shown before they run, for the demonstration and the comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARK = "sample.txt"
 
 
 def make_anew(folder: Path) -> None:
-    """Empties a folder that an earlier demonstration made; any other that is not empty is left alone."""
+    """Empty a folder that an earlier demonstration made; InputError for any other folder that is not empty."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
@@ -31,7 +31,7 @@ def make_anew(folder: Path) -> None:
 
 
 def run_commands(commands: Sequence[Sequence[str]]) -> int:
-    """Shows and runs one command of this project after the other; the exit code of the first that fails, or 0."""
+    """Show and run one command of this project after the other; return the exit code of the first that fails, or 0."""
     for words in commands:
         print(f"\n$ python {shlex.join(words)}", flush=True)
         if code := subprocess.run([sys.executable, *words], cwd=_PROJECT, check=False).returncode:

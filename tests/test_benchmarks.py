@@ -78,8 +78,8 @@ def test_all_stages_are_measured_shown_and_saved(tmp_path: Path, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{devices.device_name(CPU)}, median of 1; PCA once"
     assert lines[1].split() == ["stage", "unit", "plain", "ours", "limit", "x", "plain", "of", "limit", "wanted"]
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert [row["stage"] for row in found["rows"]] == [
+    actual = json.loads((tmp_path / "found.json").read_text())
+    assert [row["stage"] for row in actual["rows"]] == [
         "extract.py -h",
         "train.py -h",
         "train.py, first epoch",
@@ -92,11 +92,11 @@ def test_all_stages_are_measured_shown_and_saved(tmp_path: Path, capsys: pytest.
         "projection, 300 x 60 -> 5",
         "PCA, memory over the imports",
     ]
-    assert len(lines) == 3 + len(found["rows"])
-    assert {"device", "versions", "sizes", "date", "cores"} < found.keys()
-    assert found["versions"]["torch"] == version("torch")
-    assert found["sizes"]["training"]["pairs"] == 60
-    for row in found["rows"]:
+    assert len(lines) == 3 + len(actual["rows"])
+    assert {"device", "versions", "sizes", "date", "cores"} < actual.keys()
+    assert actual["versions"]["torch"] == version("torch")
+    assert actual["sizes"]["training"]["pairs"] == 60
+    for row in actual["rows"]:
         assert row["ours"] > 0 or row["unit"] == "GB"
         assert all(row[name] is None or row[name] > 0 for name in ("plain", "limit", "of_plain", "of_limit"))
 
@@ -108,7 +108,7 @@ def test_stages_can_be_chosen(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("row", "of_plain", "of_limit", "told"),
+    ("row", "of_plain", "of_limit", "expected"),
     [
         (Row("a", "s", 6.0, 2.0, 1.0, 2.5, 0.6), 3.0, 0.5, "2.5 x plain: met, 0.6 of limit: missed"),
         (Row("a", "images/s", 2.0, 6.0, 8.0, 4.0, 0.75), 3.0, 0.75, "4 x plain: missed, 0.75 of limit: met"),
@@ -117,9 +117,9 @@ def test_stages_can_be_chosen(capsys: pytest.CaptureFixture[str], monkeypatch: p
     ],
 )
 def test_ratios_say_how_much_faster_whatever_the_unit(
-    row: Row, of_plain: float | None, of_limit: float | None, told: str
+    row: Row, of_plain: float | None, of_limit: float | None, expected: str
 ) -> None:
-    assert (row.of_plain, row.of_limit, row.wanted()) == (of_plain, of_limit, told)
+    assert (row.of_plain, row.of_limit, row.wanted()) == (of_plain, of_limit, expected)
 
 
 def test_the_table_has_a_dash_where_there_is_no_number() -> None:

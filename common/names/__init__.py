@@ -1,1 +1,1 @@
-"""Names of images: which two make a pair, which ones a list means, and why a name is not there."""
+"""Compare names of images: which two make a pair, which ones a list chooses, and why a name has no match."""

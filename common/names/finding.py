@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 
 from common.errors import printable
-from common.names.matching import base_stem, stem
+from common.names.matching import base_stem, composed, grouped, stem
 
 SIDES = ("left", "right")
 MOST_COMPARED = 2000  # names that are compared letter by letter
@@ -22,11 +22,10 @@ class Names:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        composed = [_composed(name) for name in names]
-        self._tables = [_table(enumerate(composed)), _table((i, stem(name)) for i, name in enumerate(composed))]
-        ends = [(i, end) for i, name in enumerate(composed) if "/" in name for end in _ends(name)[1:]]
-        self._ends = [_table(ends), _table((i, stem(end)) for i, end in ends)]
-        self._folders = {part for name in composed for part in name.split("/")[:-1]}
+        entries = [(composed(name), index) for index, name in enumerate(names)]
+        self._tables = _tables(entries)
+        self._ends = _tables([(end, index) for name, index in entries if "/" in name for end in _ends(name)[1:]])
+        self._folders = {part for name, _ in entries for part in name.split("/")[:-1]}
         self._known: dict[str, tuple[list[int], str]] = {}
 
     def find(self, wanted: str) -> tuple[list[int], str]:
@@ -42,9 +41,9 @@ class Names:
         return self._known[wanted]
 
     def _find(self, wanted: str) -> tuple[list[int], str]:
-        for name in dict.fromkeys((_composed(wanted), _composed(wanted.strip()))):
-            if found := _look_up(self._tables, name):
-                return found, ""
+        for name in dict.fromkeys((composed(wanted), composed(wanted.strip()))):
+            if indices := _look_up(self._tables, name):
+                return indices, ""
         if "/" not in name and "\\" not in name:
             return _look_up(self._ends, name), ""
         path = "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
@@ -53,24 +52,18 @@ class Names:
             folders = path[: len(path) - len(end)].rstrip("/")
             if PurePosixPath(folders).name in self._folders and end != below:
                 break  # a folder of the data set, which has no such file
-            if found := _look_up(self._tables, end):
-                return found, folders
+            if indices := _look_up(self._tables, end):
+                return indices, folders
         return _look_up(self._ends, below) if below else [], ""
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def _tables(items: Sequence[tuple[str, int]]) -> tuple[_Table, _Table]:
+    """Return the indices by the full names, and by their stems."""
+    return grouped(items), grouped((stem(name), index) for name, index in items)
 
 
-def _table(items: Iterable[tuple[int, str]]) -> _Table:
-    found: _Table = {}
-    for index, name in items:
-        found.setdefault(name, []).append(index)
-    return found
-
-
-def _look_up(tables: Sequence[_Table], wanted: str) -> list[int]:
-    """The indices of a name: in full, as a stem, by its own stem."""
+def _look_up(tables: tuple[_Table, _Table], wanted: str) -> list[int]:
+    """Return the indices of a name: in full, as a stem, by its own stem."""
     full, stems = tables
     return full.get(wanted) or stems.get(wanted) or stems.get(stem(wanted)) or []
 
@@ -82,7 +75,7 @@ def _ends(path: str) -> list[str]:
 
 
 def _below_side(path: str) -> str:
-    """What follows the last folder `left` or `right` in a path; the path itself where there is none."""
+    """Return what follows the last folder `left` or `right` in a path; the path itself without such a folder."""
     parts = path.split("/")
     sides = [number for number, part in enumerate(parts[:-1], 1) if part.lower() in SIDES]
     return "/".join(parts[sides[-1] :]) if sides else path
@@ -140,16 +133,16 @@ REASONS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("case and other signs differ", "", lambda name: re.sub(r"[\W_]+", "", base_stem(name)).casefold()),
 )
 """Likely reasons why names do not match: the reason, what it means for a list, and what two such names have in common.
-The first that fits counts."""
+The first match counts."""
 
 
 def likely_reason(wanted: Sequence[str], names: Sequence[str]) -> str:
-    """Return one of the wanted names beside one that is there, and the likely reason why they do not match."""
+    """Return one of the wanted names beside an existing one, and the likely reason why they do not match."""
     for reason, advice, key in REASONS:
         if near := _alike(wanted[:MOST_COMPARED], names, key):
             return f"'{printable(near[0][0])}' is wanted, and '{printable(near[0][1])}' is there: {reason}{advice}"
-    other = (get_close_matches(wanted[0], names[:MOST_COMPARED], 1) or names[:1])[0]
-    return f"'{printable(wanted[0])}' is wanted, and for example '{printable(other)}' is there"
+    nearest = (get_close_matches(wanted[0], names[:MOST_COMPARED], 1) or names[:1])[0]
+    return f"'{printable(wanted[0])}' is wanted, and for example '{printable(nearest)}' is there"
 
 
 def shared_reason(left: Sequence[str], right: Sequence[str]) -> str:
@@ -162,6 +155,6 @@ def shared_reason(left: Sequence[str], right: Sequence[str]) -> str:
 
 
 def _alike(some: Sequence[str], others: Sequence[str], key: Callable[[str], str]) -> list[tuple[str, str]]:
-    """Pairs of names that have a key in common."""
+    """Return pairs of names that have a key in common."""
     present = {key(name): name for name in reversed(others)}
-    return [(name, present[own]) for name in some if (own := key(name)) and own in present]
+    return [(name, present[own_key]) for name in some if (own_key := key(name)) and own_key in present]

@@ -1,7 +1,7 @@
-"""Lists of names in CSV files, as spreadsheets, pandas, numpy and people write them.
+"""Read lists of names in CSV files, as spreadsheets, pandas, numpy and people write them.
 
-Encoding, separator, column and header are taken in the way in which the list names most of what is there. The file's
-format is described in `docs/files.md`.
+The encoding, separator, column and header are those with which most names exist in the data set. The format of the
+file is described in `docs/files.md`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ OLDER = ("cp1252", "mac_roman", "cp437", "cp1251", "gb18030", "shift_jis")  # en
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 SEPARATORS = (",", ";", "\t", "|", " ")
 NO_SEPARATOR = "\x1f"
+NO_NAMES = "no names found; one name a line is expected, below a header or without one"
 _Row = list[str]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a list of names chooses: indices among the names that are there, in order; its names that are not there, and
-    why that may be; notes for the person."""
+    """What a list of names chooses: sorted indices of existing names; names that are `missing` and the likely `reason`;
+    and notes to print."""
 
     indices: list[int]
     missing: list[str]
@@ -43,9 +44,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read a list: its rows, the column of the names, or why there is none, and the names there that it
-    chooses. How good it is: how many cells name something that is there, whether the column is a well-known one,
-    whether there is a header, and how regular the rows are."""
+    """One way to read a list: its rows, the column of the names or the `fault` that there is none, and the existing
+    names that it chooses. How good it is: how many cells match a name, whether the column is a well-known one, whether
+    it has a header, and how regular the rows are."""
 
     rows: list[_Row]
     column: int
@@ -58,15 +59,15 @@ class _Reading:
 
     @property
     def rank(self) -> tuple[int, bool, int]:
-        """To compare readings by."""
+        """What readings are compared by."""
         return self.matches, self.named, self.regular
 
 
 def choose(names: Sequence[str], path: Path) -> Choice:
-    """Return which of `names` the list in the CSV file `path` names.
+    """Return which of `names` the list in the CSV file `path` chooses.
 
-    InputError for a file that is no list, one that can be read in two ways, one that names nothing that is there, and
-    for a name that several files have.
+    InputError for a file that is no list, that can be read in two ways or that names nothing that exists, and for a
+    name that several files have.
     """
     known = Names(names)
     reading = _best(_read_bytes(path), known, path)
@@ -75,7 +76,7 @@ def choose(names: Sequence[str], path: Path) -> Choice:
     missing = []
     for name in wanted:
         indices, folders = known.find(name)
-        _check_one(name, [names[index] for index in indices], path)
+        _check_unique(name, [names[index] for index in indices], path)
         for index in indices:
             _check_set(names[index], chosen.setdefault(index, folders), folders, path)
         missing += [] if indices else [name.strip()]
@@ -85,18 +86,18 @@ def choose(names: Sequence[str], path: Path) -> Choice:
     return Choice(sorted(chosen), missing, reason, notes)
 
 
-def _check_one(wanted: str, found: Sequence[str], path: Path) -> None:
-    """InputError where several files could be meant."""
-    if len(set(found)) > 1:
-        raise InputError(f"{path}: '{printable(wanted)}' may be any of {listed(found)}; give the full name")
+def _check_unique(wanted: str, candidates: Sequence[str], path: Path) -> None:
+    """Raise InputError where several files could be meant."""
+    if len(set(candidates)) > 1:
+        raise InputError(f"{path}: '{printable(wanted)}' may be any of {listed(candidates)}; give the full name")
 
 
 def _check_set(name: str, before: str, folders: str, path: Path) -> None:
-    """InputError where paths of different folders lead to one file: they were files of other sets."""
-    sets = {set_of(one) for one in (before, folders) if one and set_of(one) != "."}
+    """Raise InputError where paths of different folders lead to one file: they were files of other sets."""
+    sets = {set_of(parent) for parent in (before, folders) if parent} - {"."}
     if len(sets) > 1:
-        told = f"lists files called '{printable(name)}' of {listed(sorted(sets))}, and there is one"
-        raise InputError(f"{path}: {told}; list names relative to the data set")
+        reason = f"lists files called '{printable(name)}' of {listed(sorted(sets))}, and there is one"
+        raise InputError(f"{path}: {reason}; list names relative to the data set")
 
 
 # --- bytes to text to rows ---
@@ -112,7 +113,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _texts(contents: bytes, path: Path) -> Iterator[str]:
-    """The text in every encoding that it may have."""
+    """Yield the text in every encoding that it may have."""
     if contents.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise InputError(f"{path}: a workbook, and no CSV file; save the sheet as CSV (UTF-8)")
     for encoding in _encodings(contents):
@@ -122,7 +123,7 @@ def _texts(contents: bytes, path: Path) -> Iterator[str]:
 
 
 def _encodings(contents: bytes) -> tuple[str, ...]:
-    """By its mark; UTF-16 where there are zero bytes; UTF-8 where it is that; else several, to see which names more."""
+    """Return the encoding by its mark; UTF-16 where there are zero bytes; else several, to see which matches more."""
     for mark, encoding in MARKS:
         if contents.startswith(mark):
             return (encoding,)
@@ -138,10 +139,10 @@ def _encodings(contents: bytes) -> tuple[str, ...]:
 
 
 def _tables(text: str) -> Iterator[tuple[str, list[_Row]]]:
-    """The rows by each separator that occurs, and with each line as one name, without blank rows."""
+    """Yield each separator that occurs and the rows by it, and the rows with each line as one name."""
     text = re.sub(r'\A"?sep=.?"?\r?\n', "", text)  # a line for Excel
     spaced = bool(re.search('[,;|\t] +"', text))  # a quote counts as one at the start of a cell alone
-    for separator in (*(one for one in SEPARATORS if one in text), NO_SEPARATOR):
+    for separator in (*(sign for sign in SEPARATORS if sign in text), NO_SEPARATOR):
         try:
             rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced))
         except csv.Error:
@@ -155,21 +156,21 @@ def _tables(text: str) -> Iterator[tuple[str, list[_Row]]]:
 
 
 def _best(contents: bytes, known: Names, path: Path) -> _Reading:
-    """The reading that names most of what is there; InputError where there is none, or two that choose differently."""
+    """Return the reading with most matches; InputError where there is none, or two that choose differently."""
     if not (texts := list(_texts(contents, path))):
         raise InputError(f"{path}: no text, since it holds zero bytes; a CSV file of names is expected")
     tables = (table for text in texts for table in _tables(text))
     readings = [_reading(rows, separator, known) for separator, rows in tables if any(map(_filled, rows))]
     if not readings:
-        raise InputError(f"{path}: no names found; one name a line is expected, below a header or without one")
+        raise InputError(f"{path}: {NO_NAMES}")
     best = max(readings, key=lambda reading: reading.rank)
     if best.fault:
         raise InputError(f"{path}: {best.fault}")
-    for other in readings:
-        if other.matches == best.matches and other.regular and not other.fault and other.chosen != best.chosen:
-            told = f"{sorted(best.chosen - other.chosen)} or {sorted(other.chosen - best.chosen)}"
+    for rival in readings:
+        if rival.matches == best.matches and rival.regular and not rival.fault and rival.chosen != best.chosen:
+            both = f"{sorted(best.chosen - rival.chosen)} or {sorted(rival.chosen - best.chosen)}"
             raise InputError(
-                f"{path}: its lines can be read in two ways ({told}); put names that hold commas in quotes"
+                f"{path}: its lines can be read in two ways ({both}); put names that hold commas in quotes"
             )
     return best
 
@@ -179,41 +180,42 @@ def _filled(row: _Row) -> bool:
 
 
 def _reading(rows: list[_Row], separator: str, known: Names) -> _Reading:
-    """Rows with the column that holds the names: a well-known one, or the only one that names what is there."""
+    """Return rows with the column that holds the names, and how good that reading is."""
     filled = [row for row in rows if _filled(row)]
     columns = _columns(filled)
     counts = [sum(bool(known.find(cell)[0]) for cell in column) for column in columns]
-    naming = [column for column, count in enumerate(counts) if count]
     named = _named(filled[0], known)
-    fault = ""
-    if usable := [column for column in named if counts[column]] or (named if not naming else []):
-        column = usable[0]
-    elif len(columns) == 1 or _same(filled, naming, known):
-        column = naming[0] if naming else 0
-    else:
-        column, fault = max(range(len(counts)), key=counts.__getitem__), _no_column(filled, naming)
+    column, fault = _column(filled, counts, named, known)
     if not fault and named:
-        fault = _other_partners(filled, column, known)
+        fault = _unlike_partners(filled, column, known)
     regular = 1 if separator == NO_SEPARATOR else 2 * (len(set(map(len, filled))) == 1 and separator != " ")
-    chosen = {index for cell in columns[column] for index in known.find(cell)[0]}
-    return _Reading(
-        rows, column, fault, counts[column], bool(usable), bool(named), regular, {known.names[one] for one in chosen}
-    )
+    chosen = {known.names[index] for cell in columns[column] for index in known.find(cell)[0]}
+    return _Reading(rows, column, fault, counts[column], column in named, bool(named), regular, chosen)
 
 
-def _other_partners(rows: Sequence[_Row], column: int, known: Names) -> str:
-    """Why a list of pairs cannot be used: its column of right sides names other images than that of left ones."""
+def _column(rows: Sequence[_Row], counts: Sequence[int], named: Sequence[int], known: Names) -> tuple[int, str]:
+    """Return the column of the names, a well-known one or the only one with matches, and what is wrong with it."""
+    naming = [column for column, count in enumerate(counts) if count]
+    if usable := [column for column in named if counts[column] or not naming]:
+        return usable[0], ""
+    if len(counts) == 1 or _same(rows, naming, known):
+        return (naming or [0])[0], ""
+    return max(range(len(counts)), key=counts.__getitem__), _no_column(rows, naming)
+
+
+def _unlike_partners(rows: Sequence[_Row], column: int, known: Names) -> str:
+    """Return why a list of pairs cannot be used: its columns of left and right sides name different images."""
     titles = [_title(cell) for cell in rows[0]]
     partner = titles[column].replace("left", "right")
     if partner == titles[column] or partner not in titles:
         return ""
-    other = titles.index(partner)
+    partner_column = titles.index(partner)
     for row in rows[1:]:
-        if len(row) <= max(column, other) or not (there := known.find(row[other])[0]):
+        if len(row) <= max(column, partner_column) or not (indices := known.find(row[partner_column])[0]):
             continue
-        if there != known.find(row[column])[0]:
-            shown = f"pairs '{printable(row[column])}' with '{printable(row[other])}'"
-            return f"{shown}; partners have the same name here: rename the files, or leave out the right column"
+        if indices != known.find(row[column])[0]:
+            reason = f"pairs '{printable(row[column])}' with '{printable(row[partner_column])}'"
+            return f"{reason}; partners have the same name here: rename the files, or leave out the right column"
     return ""
 
 
@@ -223,10 +225,10 @@ def _columns(rows: Sequence[_Row]) -> list[_Row]:
 
 
 def _named(header: _Row, known: Names) -> list[int]:
-    """The well-known columns, by their header, which names nothing that is there; the best one first."""
+    """Return the well-known columns, the best one first, by their headers, which are no names of the data set."""
     titles = [_title(cell) for cell in header]
-    found = [column for title in map(_title, COLUMNS) for column, own in enumerate(titles) if own == title]
-    return [column for column in found if not known.find(header[column])[0]]
+    columns = [column for wanted in map(_title, COLUMNS) for column, title in enumerate(titles) if title == wanted]
+    return [column for column in columns if not known.find(header[column])[0]]
 
 
 def _title(cell: str) -> str:
@@ -235,13 +237,13 @@ def _title(cell: str) -> str:
 
 
 def _same(rows: Sequence[_Row], columns: Sequence[int], known: Names) -> bool:
-    """Whether there are columns that name something, and in each row the same."""
-    found = ([known.find(row[column])[0] for column in columns if column < len(row)] for row in rows)
-    return bool(columns) and all(all(one == own[0] for one in own) for own in found)
+    """Return whether there are columns that match names, and in each row the same."""
+    matches = ([known.find(row[column])[0] for column in columns if column < len(row)] for row in rows)
+    return bool(columns) and all(indices == of_row[0] for of_row in matches for indices in of_row)
 
 
 def _no_column(rows: Sequence[_Row], naming: Sequence[int]) -> str:
-    """Why the column of the names is not clear."""
+    """Return why the column of the names is not clear."""
     advice = "give the one with the names the header 'name', or leave it alone in the file"
     if naming:
         which = " and ".join(str(column + 1) for column in naming)
@@ -251,27 +253,31 @@ def _no_column(rows: Sequence[_Row], naming: Sequence[int]) -> str:
 
 
 def _wanted(reading: _Reading, known: Names, path: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The distinct names in their order, and a note where the first line was taken as a header by guess."""
-    cells: list[str] = []
+    """Return the distinct names in their order, and a note where the first line was taken as a header by guess."""
+    cells = _cells(reading, path)
     notes: tuple[str, ...] = ()
+    first = cells[0].strip()
+    headed = reading.headed or not first
+    if not headed and reading.matches and not known.find(first)[0] and not _is_path(first):
+        headed = True
+        notes = (f"{path}: first line '{printable(first)}' names no image here; taken as a header",)
+    names = list(dict.fromkeys(cells[headed:]))
+    if not names:
+        raise InputError(f"{path}: {NO_NAMES}")
+    return names, notes
+
+
+def _cells(reading: _Reading, path: Path) -> list[str]:
+    """Return the cells of the column of names; InputError where one behind the first is empty."""
+    cells: list[str] = []
     for number, row in enumerate(reading.rows, 1):
         cell = row[reading.column] if reading.column < len(row) else ""
-        if not _filled(row):
-            continue
-        if not cell.strip() and cells:
+        if not cell.strip() and cells and _filled(row):
             raise InputError(f"{path}: row {number} has no column {reading.column + 1}; it must hold a name")
-        cells.append(cell)
-    first = cells[0].strip()
-    if reading.headed or not first:
-        cells = cells[1:]
-    elif reading.matches and not known.find(first)[0] and not _is_path(first):
-        notes = (f"{path}: first line '{printable(first)}' names no image here; taken as a header",)
-        cells = cells[1:]
-    if not cells:
-        raise InputError(f"{path}: no names found; one name a line is expected, below a header or without one")
-    return list(dict.fromkeys(cells)), notes
+        cells += [cell] if _filled(row) else []
+    return cells
 
 
 def _is_path(cell: str) -> bool:
-    """Whether a cell is the name of a file and no header."""
+    """Return whether a cell is the name of a file and no header."""
     return Path(cell).suffix.lower() in SUFFIXES or "/" in cell or "\\" in cell

@@ -1,9 +1,9 @@
-"""File names: what makes two of them a pair."""
+"""Decide which two file names make a pair."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 SUFFIXES = frozenset(
@@ -19,16 +19,20 @@ SUFFIXES = frozenset(
 """What counts as the suffix of an image, in lower case; anything else behind a dot belongs to the name."""
 
 
+def composed(name: str) -> str:
+    """Return `name` in Unicode's composed form: some file systems store `é` as `e` and a combining accent."""
+    return unicodedata.normalize("NFC", name)
+
+
 def stem(name: str) -> str:
     """Return `name` without the suffix of an image, in Unicode's composed form: `scene.1.png` -> `scene.1`.
 
-    Folders before the name stay. The composed form matters because some file systems store `é` as `e` and a combining
-    accent.
+    Folders before the name stay.
     """
-    composed = unicodedata.normalize("NFC", name)
-    rest, dot, suffix = composed.rpartition(".")
+    full = composed(name)
+    rest, dot, suffix = full.rpartition(".")
     known = f".{suffix}".lower() in SUFFIXES and rest.rpartition("/")[2]
-    return rest if dot and known else composed
+    return rest if dot and known else full
 
 
 def base_stem(name: str) -> str:
@@ -38,8 +42,8 @@ def base_stem(name: str) -> str:
 
 @dataclass(frozen=True)
 class Match:
-    """Which of two lists of names belong together: `pairs` of indices, in the order of the first list; the indices that
-    are left on each side; and names of which several have the same stem, so that none of them can be paired."""
+    """Which names of two lists belong together: `pairs` of indices, in the order of the first list; the indices without
+    a partner on each side; and `doubles`, names of which several have the same stem, so that none is paired."""
 
     pairs: list[tuple[int, int]]
     left: list[int]
@@ -52,14 +56,15 @@ def match(left: Sequence[str], right: Sequence[str], folders: bool = True) -> Ma
     last part of a path. A name is paired only where it is the only one of its kind on both sides."""
     partners: dict[int, int] = {}
     doubles: dict[str, None] = {}
-    for key in (_composed, stem) if folders else (_composed, stem, base_stem):
-        sides = [_by_key(names, taken, key) for names, taken in ((left, partners.keys()), (right, partners.values()))]
-        for name in sides[0].keys() & sides[1].keys():
-            here, there = sides[0][name], sides[1][name]
-            if len(here) == len(there) == 1:
-                partners[here[0]] = there[0]
+    for key in (composed, stem) if folders else (composed, stem, base_stem):
+        lefts, rights = _by_key(left, partners.keys(), key), _by_key(right, partners.values(), key)
+        for name in lefts.keys() & rights.keys():
+            if len(lefts[name]) == len(rights[name]) == 1:
+                partners[lefts[name][0]] = rights[name][0]
             elif key is stem:
-                doubles |= dict.fromkeys([left[index] for index in here] + [right[index] for index in there])
+                doubles |= dict.fromkeys(
+                    [left[index] for index in lefts[name]] + [right[index] for index in rights[name]]
+                )
     taken = set(partners.values())
     return Match(
         sorted(partners.items()),
@@ -69,15 +74,15 @@ def match(left: Sequence[str], right: Sequence[str], folders: bool = True) -> Ma
     )
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _by_key(names: Sequence[str], taken: Collection[int], key: Callable[[str], str]) -> dict[str, list[int]]:
-    """The indices of the names that are not `taken`, by their key."""
-    found: dict[str, list[int]] = {}
-    without = set(taken)
-    for index, name in enumerate(names):
-        if index not in without:
-            found.setdefault(key(name), []).append(index)
-    return found
+    """Return the indices of the names that are not `taken`, by their key."""
+    excluded = set(taken)
+    return grouped((key(name), index) for index, name in enumerate(names) if index not in excluded)
+
+
+def grouped(items: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """Return the indices that belong to each key, in their order."""
+    indices: dict[str, list[int]] = {}
+    for key, index in items:
+        indices.setdefault(key, []).append(index)
+    return indices

@@ -1,1 +1,1 @@
-"""Reading the features of pairs, whoever wrote them: fields checked, rows paired by name, views told apart."""
+"""Read and write features of pairs: fields are checked, rows paired by name, views separated."""

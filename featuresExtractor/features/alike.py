@@ -1,4 +1,4 @@
-"""Vectors of which nothing can be learned: all alike, or all zero."""
+"""Recognise vectors of which nothing can be learned: all alike, or all zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 ZERO, SAME = "all zero", "all alike"
 ALIKE = 1e-6  # of the largest value: what differs by less differs by rounding alone
-MOST = 2**22  # numbers that are compared at once
+MOST = 2**22  # values that are compared at once
 CAUSES = (
     "likely causes: weights that do not belong to the network, blank images, or another preprocessing than the network "
     "was trained with"
@@ -19,7 +19,7 @@ CAUSES = (
 def fault_of(vectors: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> str | None:
     """Return what is wrong with these `rows` of vectors (N, D): all zero, or alike but for rounding, and the causes.
 
-    None when they differ. Reads no further than to the first that differs, so that it costs nothing for most files.
+    None when they differ. Reads only up to the first row that differs, so that it costs nothing for most files.
     """
     first = np.asarray(vectors[rows[0]], np.float64)
     tolerance, start, step = ALIKE * np.abs(first).max(), 1, 1

@@ -1,4 +1,4 @@
-"""From named arrays to pairs: what the fields of a features file may be called and hold, whoever wrote it."""
+"""Named arrays -> pairs: what the fields of a features file may be called and may hold."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ def described(value: Any) -> str:
 
 
 def _first(fields: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of the names that a field has."""
+    """Return the first of the names that a field has."""
     return next((name for name in names if name in fields), None)
 
 
 def _vectors(fields: Mapping[str, Any], side: str, path: Path) -> NDArray[np.floating[Any]]:
-    """The (R, D) array of a side under one of its names."""
+    """Return the (R, D) array of a side under one of its names."""
     key = _first(fields, VECTORS[side])
     if key is None:
-        found = listed(sorted(map(str, fields)), 8) or "none"
-        raise InputError(f"{path}: has no field {' or '.join(VECTORS[side])}; its fields are {found}; {HOW}")
+        existing = listed(sorted(map(str, fields)), 8) or "none"
+        raise InputError(f"{path}: has no field {' or '.join(VECTORS[side])}; its fields are {existing}; {HOW}")
     value = fields[key]
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.dtype.itemsize not in FLOATS:
         raise _unexpected(path, key, value)
@@ -94,21 +94,20 @@ def _unexpected(path: Path, key: str, value: Any) -> InputError:
 def _names(
     fields: Mapping[str, Any], count: int, view: NDArray[np.uint8] | None, path: Path
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """The names of each row's two sides, and notes about them."""
+    """Return the names of each row's two sides, and notes about them."""
     left, right = (_texts(fields, _first(fields, [*NAMES[side], *BOTH_NAMES]), count, path) for side in NAMES)
     if left is None and right is None:
         return unnamed(count, view), [unnamed_note(path, view)]
     if left is None or right is None:
         named = "left" if right is None else "right"
         names = left or right or []
-        return list(zip(names, names, strict=True)), [
-            f"note: {path}: names of the {named} side alone; rows are paired by their order"
-        ]
+        note = f"note: {path}: names of the {named} side alone; rows are paired by their order"
+        return list(zip(names, names, strict=True)), [note]
     return list(zip(left, right, strict=True)), []
 
 
 def _texts(fields: Mapping[str, Any], key: str | None, count: int, path: Path) -> list[str] | None:
-    """The names in a field, one a row; None where there is no such field, or nothing in it."""
+    """Return the names in a field, one a row; None without such a field, or with nothing in it."""
     if key is None:
         return None
     names = _decoded(fields[key], key, path)
@@ -119,14 +118,13 @@ def _texts(fields: Mapping[str, Any], key: str | None, count: int, path: Path) -
     if "" not in names:
         return names
     if any(names):
-        raise InputError(
-            f"{path}: field {key}: {names.count(''):,} of {count:,} names are empty; name all rows, or none"
-        )
+        empty = names.count("")
+        raise InputError(f"{path}: field {key}: {empty:,} of {count:,} names are empty; name all rows, or none")
     return None
 
 
 def _decoded(value: Any, key: str, path: Path) -> list[str] | None:
-    """Text as a list of strings; bytes are taken as UTF-8. None for what is no list of one dimension."""
+    """Return text as a list of strings; bytes are taken as UTF-8. None for what is no list of one dimension."""
     if isinstance(value, np.ndarray) and value.ndim != 1:
         return None
     try:
@@ -143,7 +141,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _view(fields: Mapping[str, Any], count: int, path: Path) -> NDArray[np.uint8] | None:
-    """The view of each row; None where no field says it."""
+    """Return the view of each row; None where no field says it."""
     key = _first(fields, VIEW)
     if key is None:
         return None

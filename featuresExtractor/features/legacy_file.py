@@ -1,4 +1,4 @@
-"""The field's old features file: a dict that was pickled into a `.npy`; read without running anything in it.
+"""Read the field's old features file, a dict pickled into a `.npy`, without running anything in it.
 
 Its keys are `left` and `right` (N x D floats; sometimes `left_ebds` and `right_ebds`), `left_name` and `right_name`
 (lists of str). With augmentation the first half of the rows are originals and the second half their flipped views,
@@ -39,31 +39,32 @@ class PickledType:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Takes the byte order from what numpy wrote; the rest is in the code or not for plain types."""
+        """Take the byte order from what numpy wrote; the rest is in the code or not for plain types."""
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class PickledArray:
-    """Stands for the `numpy.ndarray` of a pickle and is made with checks: numpy's own way of filling an array
-    believes the pickle's description of its type, and then reads memory that isn't the array's."""
+    """Stands for the `numpy.ndarray` of a pickle and is made with checks: numpy itself would believe the pickle's
+    description of its type, and then read memory that is not the array's."""
 
     state: tuple[Any, ...] = (1, (0,), PickledType("f4"), False, b"")
 
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Takes (version, shape, type, whether in Fortran's order, bytes or list of objects)."""
+        """Take (version, shape, type, whether in Fortran's order, bytes or list of objects)."""
         self.state = state
 
     def value(self) -> NDArray[Any]:
-        """The array, made when it is asked for: a file can hold more arrays of the same bytes than memory has room."""
-        _, shape, kind, fortran, data = self.state
-        values = np.fromiter(data, object) if kind.dtype.kind == "O" else np.frombuffer(data, kind.dtype)
+        """Return the array, made only when asked for: a file can hold the same bytes more often than fits in memory."""
+        _, shape, pickled_type, fortran, data = self.state
+        dtype = pickled_type.dtype
+        values = np.fromiter(data, object) if dtype.kind == "O" else np.frombuffer(data, dtype)
         return values.reshape(shape, order="F" if fortran else "C")
 
     @property
     def size(self) -> int:
-        """Bytes of the array, or objects in it."""
+        """The bytes of the array, or objects in it."""
         return len(self.state[4])
 
 
@@ -77,11 +78,11 @@ class PickledScalar:
 
     @property
     def size(self) -> int:
-        """Bytes of the value."""
+        """The bytes of the value."""
         return len(self.data)
 
     def value(self) -> Any:
-        """The value, made when it is asked for, as those of arrays are."""
+        """Return the value, made only when asked for, as those of arrays are."""
         (value,) = np.frombuffer(self.data, self.kind.dtype).tolist()
         return value
 
@@ -100,7 +101,7 @@ class ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The admitted object called `module.name`."""
+        """Return the admitted object called `module.name`."""
         if (module, name) not in self.ADMITTED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return self.ADMITTED[module, name]
@@ -128,7 +129,7 @@ def read_old_file(path: Path, start: int) -> Table:
 
 
 def _unpickled(pickled: bytes) -> object:
-    """What was pickled, without the array of no dimensions that `np.save` puts around it."""
+    """Return what was pickled, without the array of no dimensions that `np.save` puts around it."""
     _check_sizes(pickled)
     content = ArrayUnpickler(io.BytesIO(pickled)).load()
     if isinstance(content, PickledArray) and (array := content.value()).shape == ():
@@ -137,9 +138,9 @@ def _unpickled(pickled: bytes) -> object:
 
 
 def _plain(content: dict[Any, Any], most: int) -> dict[str, Any]:
-    """The fields that are known as arrays and lists of strings; the others, which may be anything, as they are.
+    """Return the known fields as arrays and lists of strings, and None for the others, which may be anything.
 
-    None of them may take more than `most` bytes: those of the file.
+    None of them may take more than `most` bytes, which is the size of the file.
     """
     return {str(key): _field(value, most) if key in KNOWN else None for key, value in content.items()}
 
@@ -158,15 +159,15 @@ def _field(value: Any, most: int) -> Any:
 
 
 def _stacked(parts: list[PickledArray], most: int) -> NDArray[Any]:
-    """A list of arrays (D,) as one (N, D)."""
+    """Return a list of arrays (D,) as one (N, D)."""
     if sum(part.size for part in parts) > most:
         raise pickle.UnpicklingError("arrays that are larger than the file")
     return np.stack([part.value() for part in parts])
 
 
 def _check_sizes(pickled: bytes) -> None:
-    """Walks over the opcodes, of which an array's bytes are one, and refuses those for which the reader would make far
-    more room than the file is long: it believes the lengths and the places in its memo that it is told."""
+    """Refuse opcodes for which the unpickler would allocate far more memory than the file is long: it believes lengths
+    and places in its memo. The bytes of an array are one opcode."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):  # which checks the lengths of texts
         number = argument if isinstance(argument, int) else 0
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > count:  # writers count them up from 0 or 1

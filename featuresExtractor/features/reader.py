@@ -1,19 +1,17 @@
-"""A file of pairs of any known kind, reason by its first bytes: rows with fields, arrays, or the field's old dict."""
+"""Read the pairs of a features file of any known kind."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.errors import InputError
 from featuresExtractor.features.arrays import array_advice, open_arrays, read_npz
 from featuresExtractor.features.features_file import name_field
 from featuresExtractor.features.fields import HOW, pairs_of
-from featuresExtractor.features.npy import MAGIC, read_header
+from featuresExtractor.features.npy import MAGIC, Npy, open_npy
 from featuresExtractor.features.pairing.layout import in_memory
 from featuresExtractor.features.table import Embeddings, Table
 
@@ -26,10 +24,10 @@ OTHERS = (
 
 
 def open_pairs(path: str | os.PathLike[str], right: str | os.PathLike[str] | None = None) -> Table:
-    """Return the pairs of a file as they stand in it: row by row, not yet paired by name.
+    """Return the pairs of a file as it holds them: row by row, not yet paired by name.
 
-    Read are `.npy` files of rows with fields and two plain `.npy` arrays (`path` and `right`), both as memory maps;
-    `.npz` files and the field's old pickled dicts, both held whole. InputError for anything else. Nothing is unpickled.
+    Two plain `.npy` arrays (`path` and `right`) and `.npy` files of rows with fields are memory maps; `.npz` files and
+    old pickled dicts are read whole. InputError for anything else. Nothing is unpickled.
     """
     path = Path(path)
     if right is not None:
@@ -44,42 +42,35 @@ def open_pairs(path: str | os.PathLike[str], right: str | os.PathLike[str] | Non
         raise InputError(
             f"{path}: {reason}; save the arrays with np.savez(file, left=..., right=..., name=...), or: {HOW}"
         )
-    if start.startswith(ZIP):
-        return read_npz(path)
-    return _open_npy(path)
+    return read_npz(path) if start.startswith(ZIP) else _read_npy(path)
 
 
-def _open_npy(path: Path) -> Table:
-    try:
-        with path.open("rb") as file:
-            shape, fortran, row = read_header(file)
-            start = file.tell()
-    except ValueError as error:
-        reason = "not a .npy or .npz file; extract.py writes the features file"
-        raise InputError(f"{path}: {reason}, and {HOW}") from error
-    if row == np.dtype(object) and shape == ():
+def _read_npy(path: Path) -> Table:
+    """Return the pairs of a `.npy`: rows with fields, or one pickled dict."""
+    npy = open_npy(path, f"not a .npy or .npz file; extract.py writes the features file, and {HOW}")
+    if npy.dtype == np.dtype(object) and npy.shape == ():
         from featuresExtractor.features.legacy_file import read_old_file
 
-        return read_old_file(path, start)
-    if row.names is None:
-        raise array_advice(path, shape, row)
-    _check_rows(path, shape, fortran, row, start)
-    table: NDArray[Any] = np.memmap(path, row, mode="r", offset=start, shape=shape)
-    return pairs_of({name: table[name] for name in row.names}, path)
+        return read_old_file(path, npy.start)
+    if npy.dtype.names is None:
+        raise array_advice(npy)
+    _check_rows(npy, set(npy.dtype.names))
+    rows = npy.mapped()
+    return pairs_of({name: rows[name] for name in npy.dtype.names}, path)
 
 
-def _check_rows(path: Path, shape: tuple[int, ...], fortran: bool, row: np.dtype[Any], start: int) -> None:
-    """InputError for rows with fields that are none of pairs, or not all there."""
-    names = set(row.names or ())
+def _check_rows(npy: Npy, names: set[str]) -> None:
+    """Raise InputError for rows with fields that are none of pairs, or a file that is not whole."""
+    path, row, shape = npy.path, npy.dtype, npy.shape
     if row.hasobject:
         field = next(name for name in row.names or () if row[name].hasobject)
         reason = f"field {field} holds pickled objects, which are not read"
         raise InputError(f"{path}: {reason}; save names as text (dtype=str), vectors as float32. {HOW}")
     if {"features", name_field("features")} <= names and "left" not in names:
         raise InputError(f"{path}: features of a flat folder; training needs pairs (a folder with left/ and right/)")
-    if len(shape) != 1 or fortran:
+    if len(shape) != 1 or npy.fortran:
         raise InputError(f"{path}: not a features file: its shape is {shape}, not (rows,). {HOW}")
-    if path.stat().st_size != start + shape[0] * row.itemsize or shape[0] < 0:
+    if not npy.is_whole:
         raise InputError(f"{path}: cut short or damaged: its header promises {shape[0]:,} rows; extract it again")
     if not shape[0] or not row.itemsize:
         raise InputError(f"{path}: holds no pairs, or no numbers for them; extract it again")

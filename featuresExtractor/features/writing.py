@@ -1,4 +1,4 @@
-"""Features from arrays to a file that `train.py` reads."""
+"""Write features from arrays to a file that `train.py` reads."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_pairs(
 
 
 def _given(left: Any, right: Any, names: Sequence[Any] | None, views: Any, path: Path) -> Table:
-    """The arrays as pairs with a view; what is odd about them is an InputError."""
+    """Return the arrays as pairs with a view; InputError for arrays that do not fit together."""
     fields = {"left": np.asarray(left), "right": np.asarray(right)}
     if views is not None:
         fields["view"] = np.asarray(views)
@@ -72,7 +72,7 @@ def _given(left: Any, right: Any, names: Sequence[Any] | None, views: Any, path:
 
 
 def _named(names: Sequence[Any] | None, path: Path) -> dict[str, list[Any]]:
-    """The fields of names, for both sides at once or for each."""
+    """Return the fields of names, for both sides at once or for each."""
     if names is None:
         return {}
     if all(isinstance(name, str) for name in names):
@@ -83,7 +83,7 @@ def _named(names: Sequence[Any] | None, path: Path) -> dict[str, list[Any]]:
 
 
 def _check_originals(names: Sequence[tuple[str, str]], path: Path) -> None:
-    """InputError where rows without views look like views of one another."""
+    """Raise InputError where rows without views look like views of one another."""
     for side in dict.fromkeys(zip(*names, strict=True)):
         if any(name.startswith(PREFIX) for name in side) and not all(name.startswith(PREFIX) for name in side):
             raise InputError(f"{path}: some names begin with {PREFIX}; {VIEWS}, and one name for both")
@@ -96,13 +96,13 @@ def _check_originals(names: Sequence[tuple[str, str]], path: Path) -> None:
 
 
 def _write(path: Path, pairs: Embeddings) -> None:
-    """Writes rows in chunks, so that no second copy of all is made."""
+    """Write rows in chunks, so that no second copy of all is made."""
     row = row_type(("left", "right"), pairs.left.shape[1], max(len(name) for pair in pairs.names for name in pair))
     view = np.asarray(pairs.view)
     step = max(1, CHUNK_BYTES // row.itemsize)
     with written_whole(path) as partial, FeaturesWriter(partial, row, len(view)) as writer:
         for first in range(0, len(view), step):
-            some = slice(first, first + step)
-            block = make_rows(row, pairs.names[some], np.stack([pairs.left[some], pairs.right[some]], axis=1), 0)
-            block["view"] = view[some]
+            part = slice(first, first + step)
+            block = make_rows(row, pairs.names[part], np.stack([pairs.left[part], pairs.right[part]], axis=1), 0)
+            block["view"] = view[part]
             writer.put(first, [block])

@@ -1,1 +1,1 @@
-"""Image files -> prepared pixels: pairs found by name, files checked and decoded, images read ahead by threads."""
+"""Image files -> prepared pixels: find pairs by name, check and decode files, read images ahead with threads."""

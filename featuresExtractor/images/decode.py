@@ -1,4 +1,4 @@
-"""One image in a file: which files may be opened as one, and its pixels. Files are anyone's, and never trusted."""
+"""Open, check and decode the image in an untrusted file."""
 
 from __future__ import annotations
 
@@ -25,19 +25,17 @@ from featuresExtractor.transforms import Preprocessing, prepare, resized_to
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LARGE = 2**24  # pixels; of images beyond it only one is decoded at a time, so that they do not fill the memory
+LARGE = 2**24  # pixels; larger images are decoded one at a time, so that they do not fill the memory
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-"""What stands at the end of a file that was not cut, and only there; files of other formats are read to be sure."""
-TAIL = 2048  # bytes in which the end is looked for, since programs append things
-KINDS = {
+"""The end of a file that is not truncated, which is nowhere else in it; files of other formats are read to be sure."""
+TAIL = 2048  # bytes in which the end is searched for, since programs append things
+NOT_FILES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFBLK: "a device",
     stat.S_IFCHR: "a device",
 }
-
-
 _large = Lock()
 
 
@@ -50,7 +48,7 @@ class Decoded:
 
 
 class Opened(Protocol):
-    """The first image of a file, of which the header was read and no more."""
+    """The first image of a file, of which only the header was read."""
 
     format: str
     size: tuple[int, int]
@@ -58,7 +56,7 @@ class Opened(Protocol):
 
     @property
     def orientation(self) -> int:
-        """How it is to be seen, 1 to 8 as in EXIF; known when the pixels were read."""
+        """The EXIF orientation, 1 to 8; known when the pixels were read."""
         ...
 
     def image(self) -> Image.Image:
@@ -68,25 +66,25 @@ class Opened(Protocol):
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Opened]:
-    """The opened image, of which the header was read and no more. ValueError or OSError says what is wrong."""
-    with _opened(path) as file:
-        yield _image(file, path.name)
+    """Yield the first image of a file, of which only the header was read. ValueError or OSError says what is wrong."""
+    with _open_file(path) as file:
+        yield _open_format(file, path.name)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """A file, and not what only has its name: to read a pipe would be to wait for ever."""
+def _open_file(path: Path) -> IO[bytes]:
+    """Open a regular file, and nothing else: reading a pipe could wait for ever."""
     try:
         status = path.stat()
     except FileNotFoundError as error:
         raise ValueError("a link that leads nowhere" if path.is_symlink() else "gone") from error
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{KINDS.get(stat.S_IFMT(status.st_mode), 'something')}, not a file")
+        raise ValueError(f"{NOT_FILES.get(stat.S_IFMT(status.st_mode), 'something')}, not a file")
     if not status.st_size:
         raise ValueError("an empty file")
     return path.open("rb")
 
 
-def _image(file: IO[bytes], name: str) -> Opened:
+def _open_format(file: IO[bytes], name: str) -> Opened:
     head = file.read(8)
     file.seek(0)
     if head.startswith(jpeg.MAGIC):
@@ -94,26 +92,13 @@ def _image(file: IO[bytes], name: str) -> Opened:
     return png.Png(file) if head == png.MAGIC else Other(file, name)
 
 
-def read_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> NDArray[np.uint8]:
-    """Return the prepared pixels (3, crop, crop) of an image file; see `decode_image`."""
-    return decode_image(path, preprocessing, decoding).pixels
-
-
 def decode_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> Decoded:
     """Decode and prepare the first image of a file; any exception says what is wrong."""
     with bounded(decoding.max_pixels), open_image(path) as opened:
-        _admit(opened.size, preprocessing, decoding)
-        with _turn(opened.size), faults_named(opened.format):
+        _check_size(opened.size, preprocessing, decoding)
+        with _turn_to_decode(opened.size), faults_named(opened.format):
             rgb, remarks = _upright_rgb(opened, decoding)
             return Decoded(prepare(rgb, preprocessing), remarks)
-
-
-def read_rgb(path: Path, decoding: Decoding = STORED) -> Image.Image:
-    """Return the first image of a file in 8-bit RGB, upright and of its own size, to look at."""
-    with bounded(decoding.max_pixels), open_image(path) as opened:
-        admit(opened.size, decoding.max_pixels)
-        with _turn(opened.size), faults_named(opened.format):
-            return _upright_rgb(opened, decoding)[0]
 
 
 def _upright_rgb(opened: Opened, decoding: Decoding) -> tuple[Image.Image, tuple[str, ...]]:
@@ -133,10 +118,10 @@ def faults_named(kind: str) -> Iterator[None]:
 
 
 def check_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = STORED) -> None:
-    """Raise what `decode_image` would, as far as the header tells; a file that seems to be cut is read to its end."""
-    with bounded(decoding.max_pixels), _opened(path) as file:
-        opened = _image(file, path.name)
-        _admit(opened.size, preprocessing, decoding)
+    """Raise what `decode_image` would, as far as the header shows; a file that may be truncated is read to its end."""
+    with bounded(decoding.max_pixels), _open_file(path) as file:
+        opened = _open_format(file, path.name)
+        _check_size(opened.size, preprocessing, decoding)
         end = ENDS.get(opened.format)
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         whole = end is not None and end in file.read()
@@ -144,17 +129,17 @@ def check_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = S
         decode_image(path, preprocessing, decoding)
 
 
-def _admit(size: tuple[int, int], preprocessing: Preprocessing, decoding: Decoding) -> None:
-    """ValueError for an image of too many pixels, or one that is too narrow."""
+def _check_size(size: tuple[int, int], preprocessing: Preprocessing, decoding: Decoding) -> None:
+    """Raise ValueError for an image of too many pixels, or one that is too narrow."""
     admit(size, decoding.max_pixels)
     resized_to(size, preprocessing)
 
 
-def _turn(size: tuple[int, int]) -> AbstractContextManager[object]:
+def _turn_to_decode(size: tuple[int, int]) -> AbstractContextManager[object]:
     return _large if size[0] * size[1] > LARGE else nullcontext()
 
 
 def reason_of(error: Exception, path: Path) -> str:
-    """Why an image could not be read, in one line without its path."""
+    """Return why an image could not be read, in one line without its path."""
     message = " ".join(str(error).split()) or type(error).__name__
     return message.replace(f" {str(path)!r}", "")

@@ -1,15 +1,16 @@
-"""Which kinds of image files are read, and why others are not: seen by the name and the first bytes of a file."""
+"""Recognise which image files are read, and why others are not, by the name and the first bytes of a file."""
 
 from __future__ import annotations
 
 import re
 from functools import cache
+from io import BytesIO
 from pathlib import PurePath
-from typing import Literal
 
 from PIL import Image
 
 from common.names.matching import SUFFIXES
+from featuresExtractor.images.formats.tiff import PHOTOMETRIC, Directory
 
 HEAD = 4096  # bytes at the start of a file that show its kind
 REFUSED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # EPS starts Ghostscript; Pillow has no reader for the others
@@ -97,7 +98,7 @@ def kind_of(head: bytes) -> str | None:
 
 
 def _kind_of_brands(head: bytes) -> str:
-    """The kind of an ISO base media file (ISO/IEC 14496-12): the box `ftyp` lists the brands that it keeps to."""
+    """Return the kind of an ISO base media file (ISO/IEC 14496-12): the box `ftyp` lists the brands that it follows."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     major, brands = head[8:12], {head[at : at + 4] for at in range(16, size - 3, 4)}
     if major in _AVIF_BRANDS or (major in _HEIF_BRANDS and brands & _AVIF_BRANDS):
@@ -106,17 +107,14 @@ def _kind_of_brands(head: bytes) -> str:
 
 
 def _is_raw(head: bytes) -> bool:
-    """Whether a TIFF is a camera's raw file: by its DNG version or colour filter array, or since the first image is a
-    small copy of one that hides in a sub-directory. (NEF, ARW, CR2, DNG and others are such TIFFs.)"""
-    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
-    start = int.from_bytes(head[4:8], order)
-    count = int.from_bytes(head[start : start + 2], order)
-    entries = {}
-    for at in range(start + 2, min(start + 2 + 12 * count, len(head) - 11), 12):
-        tag, kind = int.from_bytes(head[at : at + 2], order), int.from_bytes(head[at + 2 : at + 4], order)
-        entries[tag] = int.from_bytes(head[at + 8 : at + (10 if kind == 3 else 12)], order)
-    reduced = entries.get(254, 0) & 1 and 330 in entries  # NewSubfileType, SubIFDs
-    return bool(50706 in entries or entries.get(262) in (32803, 34892) or reduced)  # DNGVersion; Photometric
+    """Return whether a TIFF is a camera's raw file: by its DNG version or colour filter array, or since the first image
+    is a small copy of one in a sub-directory. (NEF, ARW, CR2, DNG and others are such TIFFs.)"""
+    try:
+        tags = Directory(BytesIO(head))
+    except ValueError:
+        return False
+    reduced = tags.number(254, 0) & 1 and 330 in tags.entries  # NewSubfileType, SubIFDs
+    return bool(50706 in tags.entries or tags.number(PHOTOMETRIC, 0) in (32803, 34892) or reduced)  # DNGVersion
 
 
 def reason_not_read(name: str, head: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""How image files are to be decoded."""
+"""The settings with which image files are decoded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MOST_PIXELS = 178_956_970  # of an image in a file; Pillow's own bound against f
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the numbers in image files become 8-bit RGB.
+    """How the samples in image files become 8-bit RGB.
 
-    `value_range` (low, high) is what black and white are in samples of more than 8 bits; None: as the file says, or
-    all of its bits. `color` is `stored`, the numbers in the file, or `srgb`, converted by the file's colour profile.
+    `value_range` (low, high) are the values of black and white in samples of more than 8 bits; None: as the file says,
+    or all of its bits. `color` is `stored`, the samples in the file, or `srgb`, converted by the file's colour profile.
     Images of more than `max_pixels` pixels are refused.
     """
 

@@ -64,9 +64,9 @@ def test_the_second_signal_ends_at_once(first: signal.Signals, number: signal.Si
 @pytest.mark.parametrize("number", SIGNALS)
 def test_what_signals_did_before_they_do_again(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
-    with pytest.raises(Stopped) as told, stoppable():
+    with pytest.raises(Stopped) as raised, stoppable():
         signal.raise_signal(number)
-    assert (told.value.number, told.value.exit_code) == (number, CODES[number])
+    assert (raised.value.number, raised.value.exit_code) == (number, CODES[number])
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
@@ -85,14 +85,14 @@ def test_stopped_is_what_ctrl_c_is_to_others() -> None:
 
 
 def test_another_thread_than_the_main_one_leaves_signals_alone() -> None:
-    found: list[object] = []
+    actual: list[object] = []
 
     def work() -> None:
         with stoppable():
-            found.extend(signal.getsignal(each) for each in SIGNALS)
+            actual.extend(signal.getsignal(each) for each in SIGNALS)
 
     before = [signal.getsignal(each) for each in SIGNALS]
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == before
+    assert actual == before

@@ -24,9 +24,9 @@ def test_vectors_of_any_magnitude_are_brought_to_unit_length(factor: float) -> N
     vectors = random_vectors() * factor
     exact = vectors.numpy().astype(np.float64)
     lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
-    units, found = to_unit(vectors)
+    units, actual = to_unit(vectors)
     np.testing.assert_allclose(units.numpy(), exact / lengths, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(found.numpy(), lengths, rtol=1e-5)
+    np.testing.assert_allclose(actual.numpy(), lengths, rtol=1e-5)
 
 
 def test_zero_stays_zero_and_what_is_no_number_none() -> None:

@@ -35,5 +35,5 @@ def test_missing_package_is_told_before_anything_runs(
     monkeypatch.setattr(comparison, "PACKAGED", {"timm/x": ("no_such_package", "x.pth")})
     monkeypatch.setattr(comparison, "draw_pairs", lambda _folder: 0)
     assert comparison.main([str(tmp_path / "out")]) == 2
-    told = "comparison: error: the package no-such-package is missing: pip install -r requirements-demo.txt\n"
-    assert capsys.readouterr().err == told
+    expected = "comparison: error: the package no-such-package is missing: pip install -r requirements-demo.txt\n"
+    assert capsys.readouterr().err == expected

@@ -11,7 +11,7 @@ from demo import __main__ as demo
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ("file", "{path}: is a file; give a folder"),
         ("file/below", "{path}: no folder could be made here (Not a directory)"),
@@ -19,13 +19,13 @@ from demo import __main__ as demo
     ],
 )
 def test_a_place_that_is_no_folder_for_it_is_told_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, expected: str
 ) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("mine")
     assert demo.main([str(tmp_path / given)]) == 2
-    assert capsys.readouterr().err == f"demo: error: {told.format(path=tmp_path / given)}\n"
+    assert capsys.readouterr().err == f"demo: error: {expected.format(path=tmp_path / given)}\n"
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "file").read_text() == "mine"
 
 

@@ -89,7 +89,7 @@ def read_all(pipe: Connection, path: str) -> None:
     """Reads what comes through the pipe as images, in a process of its own; tells the outcome and the memory."""
     import warnings
 
-    from featuresExtractor.images.decode import check_image, read_image, reason_of
+    from featuresExtractor.images.decode import check_image, decode_image, reason_of
     from featuresExtractor.transforms import Preprocessing
 
     warnings.simplefilter("ignore")
@@ -97,10 +97,10 @@ def read_all(pipe: Connection, path: str) -> None:
     while True:
         file.write_bytes(pipe.recv())
         outcomes: list[tuple[int, ...] | str] = []
-        for way in (check_image, read_image):
+        for way in (check_image, decode_image):
             try:
-                found = way(file, preprocessing)
-                outcomes.append(() if found is None else found.shape)
+                decoded = way(file, preprocessing)
+                outcomes.append(() if decoded is None else decoded.pixels.shape)
             except Exception as error:
                 outcomes.append(reason_of(error, file))
         pipe.send((outcomes, peak()))

@@ -1,1 +1,1 @@
-"""Rows of any features file -> pairs: views told apart, partners found by name."""
+"""Rows of any features file -> pairs: views are separated, partners paired by name."""

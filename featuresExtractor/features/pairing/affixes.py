@@ -1,4 +1,4 @@
-"""Names that differ by what was put in front of them or behind them alone: `flip_a.jpg` beside `a.jpg`."""
+"""Recognise names that differ only by an affix, such as `flip_a.jpg` beside `a.jpg`: likely second views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = re.compile(r"([^/\\]+)[/\\]")
 NUMBER = re.compile(r"\d+[.,]\d+")
 
 Marked = dict[tuple[str, str], dict[str, str]]
-"""By an affix and where it stands the names that have it, each with the name that lacks it."""
+"""(affix, where it is) -> the names that have it, each with the name that lacks it."""
 
 
 def suspects(names: Sequence[str]) -> str | None:
@@ -32,26 +32,26 @@ def suspects(names: Sequence[str]) -> str | None:
     marked = {affix: pairs for affix, pairs in _marked(names).items() if len(pairs) >= FEWEST}
     if not marked:
         return _in_twos(names)
-    (affix, where), pairs = max(marked.items(), key=lambda item: (len(item[1]), item[0]))
-    others = {name for (text, _), some in marked.items() if _is_long(text) for name in some}
-    originals = len(set(names) - others - pairs.keys())
-    examples = ", ".join(f"{printable(name)} and {printable(base)}" for name, base in list(pairs.items())[:2])
+    (affix, where), bases = max(marked.items(), key=lambda item: (len(item[1]), item[0]))
+    with_long = {name for (text, _), pairs in marked.items() if _is_long(text) for name in pairs}
+    originals = len(set(names) - with_long - bases.keys())
+    examples = ", ".join(f"{printable(name)} and {printable(base)}" for name, base in list(bases.items())[:2])
     what = f"'{printable(affix)}'{where}" if where else affix
-    message = f"{len(pairs):,} of {len(names):,} names differ from another only by {what} ({examples})"
-    if 2 * len(pairs) >= originals:
+    message = f"{len(bases):,} of {len(names):,} names differ from another only by {what} ({examples})"
+    if 2 * len(bases) >= originals:
         raise InputError(message)
     return message
 
 
 def _in_twos(names: Sequence[str]) -> str | None:
-    """A warning where every name comes twice, with one of two words before its first or behind its last separator:
-    `im1_0` and `im1_1`, `orig/im1` and `rot/im1`. Two views of one image look like that, and so may two images."""
+    """Return a warning where every name occurs twice, with one of two words before its first or after its last
+    separator: `im1_0` and `im1_1`, `orig/im1` and `rot/im1`. They may be two views of one image, or two images."""
     keys = list(dict.fromkeys(map(stem, names)))
     for pattern in (BEHIND, BEFORE):
-        found = [match for key in keys if (match := pattern.fullmatch(key))]
-        words = {match["word"] for match in found}
-        bases = Counter(match["base"] for match in found)
-        if len(found) == len(keys) >= 2 * FEWEST and len(words) == 2 and set(bases.values()) == {2}:
+        matches = [match for key in keys if (match := pattern.fullmatch(key))]
+        words = {match["word"] for match in matches}
+        bases = Counter(match["base"] for match in matches)
+        if len(matches) == len(keys) >= 2 * FEWEST and len(words) == 2 and set(bases.values()) == {2}:
             what = " and ".join(f"'{printable(word)}'" for word in sorted(words))
             return f"{len(keys):,} of {len(names):,} names come in twos that differ by {what} alone"
     return None
@@ -75,7 +75,7 @@ def _marked(names: Sequence[str]) -> Marked:
 
 
 def _cut(key: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """What `key` has in front, behind its folders or at the end, beyond a known name: (affix, where, that name)."""
+    """Yield what `key` has in front, behind its folders or at the end, beyond a known name: (affix, where, name)."""
     start = 1 + max(key.rfind("/"), key.rfind("\\"))
     if NUMBER.fullmatch(key):
         return
@@ -93,13 +93,13 @@ def _cut(key: str, known: Collection[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _replaced(first: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The names in which a word such as `flip` stands where another name has another word: `a_flip` and `a_orig`."""
+    """Yield names with a word such as `flip` where another name has another word: (`a_flip`, `a_orig`)."""
     marked = {key: ends for key in first if (ends := [_around(key, token) for token in _words(key)])}
     if not marked:
         return
-    others = {_around(key, token): key for key in first if key not in marked for token in TOKEN.finditer(key)}
+    unmarked = {_around(key, token): key for key in first if key not in marked for token in TOKEN.finditer(key)}
     for key, ends in marked.items():
-        if base := next((others[end] for end in ends if end in others), None):
+        if base := next((unmarked[end] for end in ends if end in unmarked), None):
             yield first[key], first[base]
 
 

@@ -1,4 +1,4 @@
-"""The rows of a features file put in order: pairs by name, their views under one another."""
+"""Put the rows of a features file in order: pairs by name, their views under one another."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from common.errors import InputError, listed
 from featuresExtractor.features.pairing.affixes import suspects
 from featuresExtractor.features.pairing.partners import Partners, find_partners
-from featuresExtractor.features.pairing.views import SAY_VIEW, augmented, crossed, repeated
+from featuresExtractor.features.pairing.views import SAY_VIEW, Pair, augmented, crossed, repeated
 from featuresExtractor.features.table import Embeddings, Table
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def lay_out(given: Table, path: Path) -> Layout:
     if view is None:
         view = np.zeros(len(given.names), np.uint8)
     views = _views(given.names, view)
-    notes += _notes([one.partners for one in views], path)
+    notes += _notes([of_view.partners for of_view in views], path)
     if given.view is None:
         views = _recognised(views, notes, path)
     return _joined(views, notes, path)
@@ -55,7 +53,7 @@ def lay_out(given: Table, path: Path) -> Layout:
 
 @dataclass(frozen=True)
 class _View:
-    """The rows of one view: the names of each pair, the rows of its sides, and how partners were found."""
+    """The rows of one view: the names of each pair, the rows of its sides, and how partners were paired."""
 
     names: list[Pair]
     left: NDArray[np.int64]
@@ -63,33 +61,33 @@ class _View:
     partners: Partners
 
     def only(self, rows: NDArray[np.int64], names: Sequence[Pair]) -> _View:
-        """Some of the rows, and what their pairs are called."""
+        """Return only these rows, with the names of their pairs."""
         return _View([names[row] for row in rows.tolist()], self.left[rows], self.right[rows], self.partners)
 
 
 def _views(names: list[Pair], view: NDArray[np.uint8]) -> list[_View]:
-    """The rows of each view, with their partners among them. Views of the same rows share their list of names."""
+    """Return the rows of each view, with their partners among them. Views with the same names share their list."""
     views: list[tuple[list[Pair], _View]] = []
     for number in sorted({0, *np.unique(view).tolist()}):
         rows = np.flatnonzero(view == number)
-        given = _some(names, rows)
-        same = next((earlier for known, earlier in views if known == given), None)
+        given = _names_of(names, rows)
+        same = next((earlier for earlier_names, earlier in views if earlier_names == given), None)
         left, right = [name for name, _ in given], [name for _, name in given]
         partners = same.partners if same else find_partners(left, right)
-        pairs = [(left[row], right[other]) for row, other in enumerate(partners.rows)] if partners.moved else given
+        pairs = [(name, right[row]) for name, row in zip(left, partners.rows, strict=True)] if partners.moved else given
         views.append((given, _View(same.names if same else pairs, rows, rows[partners.rows], partners)))
-    return [one for _, one in views]
+    return [of_view for _, of_view in views]
 
 
-def _some(names: list[Pair], rows: NDArray[np.int64]) -> list[Pair]:
-    """The names of some rows, which often follow one another."""
+def _names_of(names: list[Pair], rows: NDArray[np.int64]) -> list[Pair]:
+    """Return the names of some rows, which often follow one another."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return names[rows[0] : rows[-1] + 1]
     return [names[row] for row in rows.tolist()]
 
 
 def _notes(views: Sequence[Partners], path: Path) -> list[str]:
-    """What to print about the partners of all views."""
+    """Return what to print about the partners of all views."""
     notes = []
     if moved := sum(partners.moved for partners in views):
         total = sum(len(partners.rows) for partners in views)
@@ -99,12 +97,12 @@ def _notes(views: Sequence[Partners], path: Path) -> list[str]:
 
 
 def _recognised(views: list[_View], notes: list[str], path: Path) -> list[_View]:
-    """The views that names show, in a file without a field `view`."""
+    """Return the views that names show, in a file without a field `view`."""
     if len(views) == 1:
         (only,) = views
         if only.partners.warning and (reason := crossed(only.names)):
             raise InputError(f"{path}: {reason}: are these views, or pairs? {SAY_VIEW}")
-        view, pairs = _augmented(only.names, path)
+        view, pairs = augmented(only.names, path)
         if view.any():
             views = [only.only(np.flatnonzero(view == number), pairs) for number in (0, 1)]
             count = int(view.sum())
@@ -113,15 +111,8 @@ def _recognised(views: list[_View], notes: list[str], path: Path) -> list[_View]
     return views
 
 
-def _augmented(names: list[Pair], path: Path) -> tuple[NDArray[np.uint8], list[Pair]]:
-    try:
-        return augmented(names)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
 def _suspects(names: list[Pair], path: Path) -> list[str]:
-    """A warning about names that look like those of second views; InputError where they are many."""
+    """Return a warning about names that look like those of second views; InputError where they are many."""
     left, right = [name for name, _ in names], [name for _, name in names]
     try:
         warnings = [suspects(side) for side in ([left] if left == right else [left, right])]
@@ -132,7 +123,7 @@ def _suspects(names: list[Pair], path: Path) -> list[str]:
 
 
 def _joined(views: list[_View], notes: Sequence[str], path: Path) -> Layout:
-    """The pairs sorted by name, each with its views."""
+    """Return the pairs sorted by name, each with its views."""
     first = _places(views[0], path)
     names = sorted(first)
     order = [first[name] for name in names]
@@ -143,26 +134,22 @@ def _joined(views: list[_View], notes: Sequence[str], path: Path) -> Layout:
 
 
 def _order(view: _View, names: list[Pair], first: dict[Pair, int], path: Path) -> list[int]:
-    """The places of the pairs in a further view; InputError where they are not those of the first."""
+    """Return the places of the pairs in a further view; InputError where it holds other pairs than the first."""
     places = _places(view, path)
     if lacking := sorted(places.keys() ^ first.keys()):
-        reason = f"its views do not hold the same pairs (not in all of them: {listed(map(_shown, lacking), 2)})"
+        reason = f"its views do not hold the same pairs (not in all of them: {listed(map(' / '.join, lacking), 2)})"
         raise InputError(f"{path}: {reason}; extract it again, or give a pair the same name in all its views")
     return [places[name] for name in names]
 
 
 def _places(view: _View, path: Path) -> dict[Pair, int]:
-    """The place of each pair within its view."""
+    """Return the place of each pair within its view; InputError for a pair that is in it twice."""
     places = dict(zip(view.names, range(len(view.names)), strict=True))
     if len(places) < len(view.names):
-        twice = listed(_shown(name) for name, count in Counter(view.names).items() if count > 1)
+        twice = listed(" / ".join(name) for name, count in Counter(view.names).items() if count > 1)
         advice = "give each pair a name of its own, and second views of a pair a number in the field view"
         raise InputError(f"{path}: pairs that are in it twice: {twice}; {advice}")
     return places
-
-
-def _shown(pair: Pair) -> str:
-    return " / ".join(pair)
 
 
 def in_memory(given: Table, path: Path) -> Embeddings:
@@ -177,6 +164,6 @@ def in_memory(given: Table, path: Path) -> Embeddings:
 
 
 def _float32(side: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The `rows` (V, N) of a side, (V N, D)."""
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+    """Return the `rows` (V, N) of a side as (V N, D)."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
         return np.ascontiguousarray(side[rows.ravel()], np.float32)

@@ -1,4 +1,4 @@
-"""Which row of the right side belongs to a row of the left one: the names decide, not the order of the rows."""
+"""Find the right row of each left one: by name, not by the order of the rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.names.matching import SUFFIXES, Match, match
 @dataclass(frozen=True)
 class Partners:
     """The `rows` (N,) on the right that belong to the rows on the left; how many of them are `moved`, since the sides
-    are in different orders; and a `warning` where names do not say it, so that the order of the rows decides."""
+    are in different orders; and a `warning` where names do not decide, so that the order of the rows does."""
 
     rows: NDArray[np.int64]
     moved: int = 0
@@ -30,28 +30,28 @@ def find_partners(left: Sequence[str], right: Sequence[str]) -> Partners:
     one name are partners. Otherwise row i on the left belongs to row i on the right, with a warning.
     """
     in_order = np.arange(len(left))
-    if left == right or _alike(left, right):
+    if left == right or _same_stems(left, right):
         return Partners(in_order)
     matched = match(left, right, folders=False)
     if len(matched.pairs) < len(left):
-        within = match(_within(left), _within(right))
-        matched = max(matched, within, key=lambda found: len(found.pairs))
+        relative = match(_relative(left), _relative(right))
+        matched = max(matched, relative, key=lambda way: len(way.pairs))
     if len(matched.pairs) < len(left):
         return Partners(in_order, warning=_warning(left, right, matched))
     rows = np.array([partner for _, partner in matched.pairs], np.int64)
     return Partners(rows, int((rows != in_order).sum()))
 
 
-def _within(names: Sequence[str]) -> list[str]:
-    """Paths without the folders that all of them have in front, such as `photos/left/`."""
+def _relative(names: Sequence[str]) -> list[str]:
+    """Return paths without the folders that all of them begin with, such as `photos/left/`."""
     paths = [name.replace("\\", "/") for name in names]
     start = 1 + os.path.commonprefix(paths).rfind("/")  # noqa: RUF071  (whole folders are taken, by the slash)
     return [path[start:] for path in paths]
 
 
-def _alike(left: Sequence[str], right: Sequence[str]) -> bool:
-    """Whether each row has the same name on both sides but for the suffix, which no other row has. It is a quick answer
-    for most files."""
+def _same_stems(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Return whether each row has the same stem on both sides, which no other row has: the quick answer for most
+    files."""
     stems = [name[: name.rfind(".")] for name in left]
     if stems != [name[: name.rfind(".")] for name in right] or len(set(stems)) < len(stems):
         return False
@@ -60,7 +60,7 @@ def _alike(left: Sequence[str], right: Sequence[str]) -> bool:
 
 
 def _warning(left: Sequence[str], right: Sequence[str], matched: Match) -> str:
-    """How many rows have different names on the two sides, two of them, and how many names are in other rows."""
+    """Return how many rows have different names on the two sides, two of them, and how many names are in other rows."""
     partners = dict(matched.pairs)
     differing = [row for row in range(len(left)) if partners.get(row) != row]
     examples = "; ".join(f"{printable(left[row])} beside {printable(right[row])}" for row in differing[:2])

@@ -1,4 +1,4 @@
-"""Rows that are a second view of a pair, recognised by their names, in files that have no field `view`.
+"""Recognise second views of pairs by their names, in files that have no field `view`.
 
 A flipped view that counts as a pair of its own is a leak: its original may be trained on while it is tested.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, printable
+from common.errors import InputError
 from common.names.matching import stem
 from featuresExtractor.features.fields import HOW
+from featuresExtractor.features.table import row_label
 
 Pair = tuple[str, str]
 PREFIX = "augmented_"  # of a flipped view in files of the paper's code
@@ -47,11 +49,11 @@ def crossed(names: Sequence[Pair]) -> str | None:
     sides = [Counter(stem(name[side]) for name in names) for side in (0, 1)]
     if sides[0] != sides[1] or min(sides[0].values()) < 2:
         return None
-    times, examples = min(sides[0].values()), ", ".join(map(_shown, names[:2]))
+    times, examples = min(sides[0].values()), ", ".join(map(row_label, names[:2]))
     return f"each name appears {times} times or more on both sides, beside different names ({examples})"
 
 
-def augmented(names: Sequence[Pair]) -> tuple[NDArray[np.uint8], list[Pair]]:
+def augmented(names: Sequence[Pair], path: Path) -> tuple[NDArray[np.uint8], list[Pair]]:
     """Return the view of each row and its pair: those called `augmented_NAME` are view 1 of the pair `NAME`.
 
     InputError where some originals have such a view and others have none.
@@ -66,8 +68,8 @@ def augmented(names: Sequence[Pair]) -> tuple[NDArray[np.uint8], list[Pair]]:
     views = np.array(flags, np.uint8)
     seconds = {pair for pair, flag in zip(pairs, flags, strict=True) if flag}
     if lacking := sorted(full ^ seconds):
-        reason = f"{len(lacking):,} pairs have only one of the two, such as {_shown(lacking[0])}"
-        raise InputError(f"rows called {PREFIX}NAME are the second views of NAME, but {reason}. {SAY_VIEW}")
+        reason = f"{len(lacking):,} pairs have only one of the two, such as {row_label(lacking[0])}"
+        raise InputError(f"{path}: rows called {PREFIX}NAME are the second views of NAME, but {reason}. {SAY_VIEW}")
     return views, pairs
 
 
@@ -78,14 +80,10 @@ def _base(name: str) -> str:
 
 
 def _by_stem(names: Sequence[Pair]) -> dict[Pair, Pair]:
-    """The names by their stems, as far as these are distinct."""
+    """Return the names by their stems, as far as these are distinct."""
     counts = Counter(map(_stems, names))
     return {key: name for name in names if counts[key := _stems(name)] == 1}
 
 
 def _stems(name: Pair) -> Pair:
     return stem(name[0]), stem(name[1])
-
-
-def _shown(pair: Pair) -> str:
-    return printable(" / ".join(dict.fromkeys(pair)))

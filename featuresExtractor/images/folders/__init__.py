@@ -1,1 +1,1 @@
-"""Folders of images -> pairs of paths, found by name, and advice where nothing is found."""
+"""Folders of images -> pairs of paths by name, and advice where no images or pairs are found."""

@@ -1,4 +1,4 @@
-"""What to say about a folder: what was found in place of images or pairs, and what is not read."""
+"""Explain what a folder holds in place of images or pairs, and what is not read."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ def _by_folder(names: Sequence[str]) -> list[str]:
 
 
 def check_sides(root: Path) -> bool:
-    """Return whether `root` holds the folders of pairs; InputError where one is missing, or both are spelled so that
-    they are not found."""
+    """Return whether `root` holds the folders of pairs; InputError where one is missing or differs in case."""
     folders = _folders(root)
     present = [side for side in SIDES if (root / side).is_dir()]
     near = {side: own for side in SIDES for own in folders if own not in SIDES and own.lower() == side}
@@ -62,10 +61,10 @@ def _folders(root: Path) -> list[str]:
 
 
 def _similar(folders: Sequence[str], sides: Sequence[str]) -> str:
-    """Folders whose names hold those of the sides, such as `lefts/`; empty where one has none."""
+    """Return folders whose names contain those of the sides, such as `lefts/`; empty where a side has none."""
     near = [next((own for own in folders if side in own.lower()), "") for side in sides]
-    told = " and ".join(f"{own}/ to {side}/" for own, side in zip(near, sides, strict=True))
-    return f"; rename {listed([told])}?" if all(near) else ""
+    renamings = " and ".join(f"{own}/ to {side}/" for own, side in zip(near, sides, strict=True))
+    return f"; rename {listed([renamings])}?" if all(near) else ""
 
 
 def nothing_found(root: Path, pairs: bool, not_read: Sequence[NotRead]) -> InputError:
@@ -80,7 +79,7 @@ def nothing_found(root: Path, pairs: bool, not_read: Sequence[NotRead]) -> Input
 
 
 def _sets(names: Iterable[str], root: Path) -> list[str]:
-    """The folders below `root` that hold left/ and right/, seen by the names of the images in them."""
+    """Return the folders below `root` that hold left/ and right/, by the names of the images in them."""
     parents = {name.partition("/left/")[0] for name in names if "/left/" in name}
     return sorted(parent for parent in parents if (root / parent / "right").is_dir())
 
@@ -90,8 +89,8 @@ def notes_on_flat(root: Path, names: Sequence[str]) -> list[str]:
     count, left, right = sides_in_names(names)
     notes = []
     if 4 * count >= len(names) > 0:
-        told = f"{count:,} times two images are called like {listed([left])} and {listed([right])}"
-        notes.append(f"{told}: read as single images; for pairs move them to left/ and right/, under one name")
+        reason = f"{count:,} times two images are called like {listed([left])} and {listed([right])}"
+        notes.append(f"{reason}: read as single images; for pairs move them to left/ and right/, under one name")
     if sets := _sets(names, root):
         notes.append(f"{listed(sets)}: holds left/ and right/, read as single images; give that folder for its pairs")
     return notes
@@ -103,8 +102,8 @@ def without_partners(root: Path, orphans: Sequence[Sequence[str]]) -> list[str]:
         count = sum(map(len, orphans))
         return [f"{count:,} images have no partner: {pattern}"]
     lines = []
-    for names, here, there in zip(orphans, SIDES, SIDES[::-1], strict=True):
+    for names, side, opposite in zip(orphans, SIDES, SIDES[::-1], strict=True):
         if names:
             have = "image has" if len(names) == 1 else "images have"
-            lines.append(f"{len(names):,} {here} {have} no {there} image of the same name: {listed(names)}")
+            lines.append(f"{len(names):,} {side} {have} no {opposite} image of the same name: {listed(names)}")
     return lines

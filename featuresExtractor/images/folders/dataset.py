@@ -1,15 +1,15 @@
-"""Folders of images: what belongs together."""
+"""Find the pairs or the single images in a folder."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from common.errors import InputError, listed, printable
 from common.names.finding import Names
@@ -20,12 +20,14 @@ from featuresExtractor.images.folders.scan import OTHER, NotRead, scan, scan_bes
 
 PAIR_SIDES = ("left", "right")
 FLAT_SIDES = ("features",)
+Item = TypeVar("Item")
 ALONE = "no image of the same name on the other side"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something left out, and why: what the `.json` beside the features tells."""
+    """An image or pair that is skipped, and why, as the `.json` beside the features lists it."""
 
     name: str
     reason: str
@@ -33,7 +35,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something that a person should know about an image that was read: what the `.json` beside the features lists."""
+    """What a person should know about an image that was read, as the `.json` beside the features lists it."""
 
     name: str
     text: str
@@ -47,7 +49,7 @@ class State(NamedTuple):
 
 
 def state_of(path: Path) -> State:
-    """The state of what is at `path`, or of what a link there leads to."""
+    """Return the state of the file at `path`, or of the file that a link there leads to."""
     try:
         status = path.stat()
     except OSError:
@@ -61,7 +63,8 @@ class Dataset:
 
     `sides` is ("left", "right") for pairs and ("features",) for a flat folder; each item has a path for each side.
     `skipped` are images that would belong to items, `not_read` are other files in the folders, `notes` is what a person
-    should know about them. With `recursive` the images may lie in subfolders.
+    should know about them. With `recursive` the images may be in subfolders. `seen` are the states of all images where
+    these were looked up before.
     """
 
     root: Path
@@ -71,6 +74,7 @@ class Dataset:
     not_read: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     recursive: bool = False
+    seen: list[tuple[State, ...]] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,25 +91,25 @@ class Dataset:
 
     @cached_property
     def states(self) -> list[tuple[State, ...]]:
-        """The state of every image when this was first asked for."""
-        return [tuple(state_of(path) for path in item) for item in self.items]
+        """The state of every image when it was first looked up."""
+        return self.seen or [tuple(state_of(path) for path in item) for item in self.items]
 
     def fingerprint(self) -> str:
-        """SHA-256 over every file's name, size and time of change: differs when an image does."""
+        """Return a SHA-256 over every file's name, size and time of change: differs when an image does."""
         return self._digest(b"%d\0%d" % (state.size, state.changed) for item in self.states for state in item)
 
     def names_digest(self) -> str:
-        """SHA-256 over every file's name alone: what images there are, and in which order."""
+        """Return a SHA-256 over every file's name alone: which images there are, and in which order."""
         return self._digest(b"" for item in self.items for _ in item)
 
-    def _digest(self, facts: Iterable[bytes]) -> str:
+    def _digest(self, details: Iterable[bytes]) -> str:
         digest = hashlib.sha256()
-        for path, fact in zip((path for item in self.items for path in item), facts, strict=True):
-            digest.update(b"%s\0%s\n" % (os.fsencode(path.relative_to(self.root)), fact))
+        for path, detail in zip((path for item in self.items for path in item), details, strict=True):
+            digest.update(b"%s\0%s\n" % (os.fsencode(path.relative_to(self.root)), detail))
         return digest.hexdigest()
 
     def name(self, path: Path) -> str:
-        """How an image of the dataset is called: `left/a.jpg`."""
+        """Return the name of an image in messages: `left/a.jpg`."""
         return path.relative_to(self.root).as_posix()
 
     def row_name(self, path: Path) -> str:
@@ -116,8 +120,7 @@ class Dataset:
         return "/".join(parts[1:] if self.sides == PAIR_SIDES else parts)
 
     def warnings(self) -> list[str]:
-        """Return what a person should know before anything is read: notes, and a line for each reason why files are not
-        read."""
+        """Return what a person should know before anything is read: notes, and each reason why files are not read."""
         lines = [*self.notes, *advice.summary(NotRead(item.name, item.reason) for item in self.not_read)]
         return [f"{'note' if line.endswith(OTHER) else 'warning'}: {line}" for line in lines]
 
@@ -132,46 +135,48 @@ def find_images(root: Path, skip: bool = False, recursive: bool = False, links: 
         raise InputError(f"{root}: no such folder; it must hold left/ and right/, or images")
     if advice.check_sides(root):
         return _find_pairs(root, skip, recursive, links)
-    found = scan(root, recursive, links)
-    if not found.images:
-        raise advice.nothing_found(root, False, found.not_read)
-    items: list[tuple[Path, ...]] = [(root / name,) for name in found.images]
-    notes = tuple(advice.notes_on_flat(root, found.images))
-    return Dataset(root, FLAT_SIDES, items, (), _skipped(found.not_read), notes, recursive)
+    names, not_read = scan(root, recursive, links)
+    if not names:
+        raise advice.nothing_found(root, False, not_read)
+    items: list[tuple[Path, ...]] = [(root / name,) for name in names]
+    notes = tuple(advice.notes_on_flat(root, names))
+    return Dataset(root, FLAT_SIDES, items, (), _skipped(not_read), notes, recursive)
 
 
 def _find_pairs(root: Path, skip: bool, recursive: bool, links: bool) -> Dataset:
     if (root / PAIR_SIDES[0]).samefile(root / PAIR_SIDES[1]):
         raise InputError(f"{root}: left/ and right/ are one folder, so that every image would be its own partner")
     scans = [scan(root / side, recursive, links, root) for side in PAIR_SIDES]
-    not_read = [
-        NotRead(f"{side}/{name}", why)
-        for side, own in zip(PAIR_SIDES, scans, strict=True)
-        for name, why in own.not_read
-    ]
+    not_read = [NotRead(f"{side}/{item.name}", item.reason) for side, item in _by_side([own.not_read for own in scans])]
     not_read += scan_beside(root, PAIR_SIDES)
     left, right = (own.images for own in scans)
     if not left and not right:
         raise advice.nothing_found(root, True, not_read)
-    found = match(left, right)
-    if found.doubles:
-        told = f"{listed(found.doubles)} have one name but for the suffix"
-        raise InputError(f"{root}: {told}; keep one of each on each side, or give partners the same suffix")
-    causes, orphans = _split_orphans(
-        ([left[index] for index in found.left], [right[index] for index in found.right]), not_read
-    )
+    pairs, orphans = _matched(root, left, right)
+    causes, orphans = _split_orphans(orphans, not_read)
     skipped = tuple(causes) + tuple(Skipped(f"{side}/{name}", ALONE) for side, name in _by_side(orphans))
     not_read = [item for item in not_read if Skipped(*item) not in causes]
-    if skipped and not (skip and found.pairs):
-        raise _no_partners(root, causes, orphans, not_read, bool(found.pairs), skip)
-    pairs = sorted(((left[one], right[other]) for one, other in found.pairs), key=lambda names: (stem(names[0]), names))
-    items: list[tuple[Path, ...]] = [(root / "left" / one, root / "right" / other) for one, other in pairs]
+    if skipped and not (skip and pairs):
+        raise _no_partners(root, causes, orphans, not_read, bool(pairs), skip)
     notes = advice.without_partners(root, orphans) if any(orphans) else []
-    return Dataset(root, PAIR_SIDES, items, skipped, _skipped(not_read), tuple(notes), recursive)
+    return Dataset(root, PAIR_SIDES, pairs, skipped, _skipped(not_read), tuple(notes), recursive)
 
 
-def _by_side(names: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
-    return [(side, name) for side, own in zip(PAIR_SIDES, names, strict=True) for name in own]
+def _matched(root: Path, left: list[str], right: list[str]) -> tuple[list[tuple[Path, ...]], list[list[str]]]:
+    """Return the pairs of paths, sorted by name, and the names of each side without a partner."""
+    matched = match(left, right)
+    if matched.doubles:
+        reason = f"{listed(matched.doubles)} have one name but for the suffix"
+        raise InputError(f"{root}: {reason}; keep one of each on each side, or give partners the same suffix")
+    names = sorted(((left[i], right[j]) for i, j in matched.pairs), key=lambda pair: (stem(pair[0]), pair))
+    pairs: list[tuple[Path, ...]] = [
+        (root / "left" / of_left, root / "right" / of_right) for of_left, of_right in names
+    ]
+    return pairs, [[left[index] for index in matched.left], [right[index] for index in matched.right]]
+
+
+def _by_side(items: Sequence[Sequence[Item]]) -> list[tuple[str, Item]]:
+    return [(side, item) for side, own in zip(PAIR_SIDES, items, strict=True) for item in own]
 
 
 def _skipped(items: Iterable[NotRead]) -> tuple[Skipped, ...]:
@@ -181,13 +186,13 @@ def _skipped(items: Iterable[NotRead]) -> tuple[Skipped, ...]:
 def _split_orphans(
     orphans: Sequence[Sequence[str]], not_read: Sequence[NotRead]
 ) -> tuple[list[Skipped], list[list[str]]]:
-    """The files that are not read and would be partners of `orphans`, as the reason of these pairs; and the orphans of
-    each side that have no such file."""
+    """Return the files that are not read and would be partners of `orphans`, as the reason of these pairs; and the
+    orphans of each side without such a file."""
     partners = {stem(item.name): item for item in not_read}
     causes: dict[Skipped, None] = {}
     alone: list[list[str]] = []
-    for names, other in zip(orphans, PAIR_SIDES[::-1], strict=True):
-        keys = {name: f"{other}/{stem(name)}" for name in names}
+    for names, opposite in zip(orphans, PAIR_SIDES[::-1], strict=True):
+        keys = {name: f"{opposite}/{stem(name)}" for name in names}
         causes |= dict.fromkeys(Skipped(*partners[key]) for key in keys.values() if key in partners)
         alone.append([name for name, key in keys.items() if key not in partners])
     return list(causes), alone
@@ -201,7 +206,7 @@ def _no_partners(
     some: bool,
     skip: bool,
 ) -> InputError:
-    """The error for images without a partner, with what may explain them; `some` others have one."""
+    """Return the error for images without a partner, with what may explain them; `some` other images have one."""
     lines = ["no pairs: no image in left/ has one of the same name in right/"] if skip else []
     lines += [listed(f"{item.name}: {item.reason}" for item in causes)] if causes else []
     lines += advice.without_partners(root, orphans) if any(orphans) else []
@@ -214,22 +219,22 @@ def keep_subset(dataset: Dataset, subset: Path, skip: bool = False) -> Dataset:
     """Return only the items that a CSV file names; a name without images is an InputError, or goes to `skipped`."""
     choice = choose([dataset.row_name(item[0]) for item in dataset.items], subset)
     for note in choice.notes:
-        print(printable(note), file=sys.stderr)
+        logger.warning(printable(note))
     absent = _absent(choice.missing, dataset, subset)
     if absent:
-        told = f"{subset}: {len(absent):,} of its names are not in {dataset.root}: {listed(choice.missing)}"
-        told += f" ({choice.reason})"
+        message = f"{subset}: {len(absent):,} of its names are not in {dataset.root}: {listed(choice.missing)}"
+        message += f" ({choice.reason})"
         if not skip:
-            raise InputError(f"{told}; --on-error skip leaves them out")
-        print(printable(f"warning: {told}"), file=sys.stderr)
+            raise InputError(f"{message}; --on-error skip leaves them out")
+        logger.warning(printable(f"warning: {message}"))
     items = [dataset.items[index] for index in choice.indices]
-    return replace(dataset, items=items, skipped=dataset.skipped + absent)
+    return replace(dataset, items=items, skipped=dataset.skipped + absent, seen=None)
 
 
 def _absent(missing: Sequence[str], dataset: Dataset, subset: Path) -> tuple[Skipped, ...]:
-    """Names of a list that have no image, each with its reason: a file of that name that is not read, or none."""
-    others = (*dataset.skipped, *dataset.not_read)
-    files = Names([item.name for item in others])
-    found = [(name, files.find(name)[0]) for name in missing]
+    """Return names of a list without an image, each with its reason: a file of that name is not read, or missing."""
+    files = (*dataset.skipped, *dataset.not_read)
+    names = Names([item.name for item in files])
+    indices = [(name, names.find(name)[0]) for name in missing]
     absent = f"named in {subset.name}, not found"
-    return tuple(Skipped(name, others[indices[0]].reason if indices else absent) for name, indices in found)
+    return tuple(Skipped(name, files[of_name[0]].reason if of_name else absent) for name, of_name in indices)

@@ -1,4 +1,4 @@
-"""What is in a folder: images, and files that are not read, each with its reason. Few files are opened to see this."""
+"""List the images of a folder, and the files that are not read with their reasons; few files are opened for it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ LITTER = re.compile(
     | \.?picasa\.ini | \.keep | \.svn | \.hg | \.dvc(ignore)?""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-"""What operating systems and tools leave behind in folders: this alone is passed over in silence."""
+"""What operating systems and tools leave behind in folders: only these are skipped without a word."""
 PLAIN = frozenset(
     f".{suffix}"
     for line in ("csv htm html json jsonl md npy npz parquet pkl py safetensors tsv txt xml yaml yml",)
     for suffix in line.split()
 )
-"""Suffixes of files that often lie beside images and are none, so that they need not be opened."""
+"""Suffixes of files that are often beside images and are none, so that they need not be opened."""
 
 
 class NotRead(NamedTuple):
@@ -47,20 +47,19 @@ class NotRead(NamedTuple):
     reason: str
 
 
-@dataclass
-class Scan:
+class Scan(NamedTuple):
     """The images of a folder, and what is not read there. Names are relative to the folder, with `/`, and sorted."""
 
-    images: list[str] = field(default_factory=list)
-    not_read: list[NotRead] = field(default_factory=list)
+    images: list[str]
+    not_read: list[NotRead]
 
 
 def scan(folder: Path, recursive: bool = False, links: bool = False, root: Path | None = None) -> Scan:
     """Return what `folder` holds: with `recursive` also in its subfolders, with `links` also behind links.
 
-    A file is an image by its suffix, or by its first bytes where the suffix is unknown; what has an image's suffix and
-    is none is found when it is read. Links must not leave `root`, the dataset's folder, without `links`. InputError
-    where the folder cannot be read.
+    A file is an image by its suffix, or by its first bytes where the suffix is unknown; the check of all images later
+    finds files that only have the suffix of one. Without `links` no link may lead out of `root`, the dataset's folder.
+    InputError where the folder cannot be read.
     """
     walk = _Walk(folder, recursive, links, (root or folder).resolve())
     walk.go("")
@@ -68,7 +67,7 @@ def scan(folder: Path, recursive: bool = False, links: bool = False, root: Path 
 
 
 def scan_beside(root: Path, sides: Sequence[str]) -> list[NotRead]:
-    """Return the images that lie in `root`, and not in its folders `sides`."""
+    """Return the images in `root` that are not in its folders `sides`."""
     walk = _Walk(root, False, False, root.resolve(), sides)
     walk.go(BESIDE)
     return walk.sorted().not_read
@@ -86,12 +85,13 @@ class _Walk:
     links: bool
     root: Path
     without: Sequence[str] = ()
-    found: Scan = field(default_factory=Scan)
+    images: list[str] = field(default_factory=list)
+    not_read: list[NotRead] = field(default_factory=list)
     linked: int = 0
 
     def sorted(self) -> Scan:
-        """What was found, in order."""
-        return Scan(sorted(self.found.images), sorted(self.found.not_read))
+        """Return what the folder holds, in order."""
+        return Scan(sorted(self.images), sorted(self.not_read))
 
     def go(self, reason: str) -> None:
         """Look through all folders; with a `reason` nothing in them is read."""
@@ -106,7 +106,7 @@ class _Walk:
                     self._take(entry, name, reason)
                     continue
                 if not reason and not self.recursive and _suffix(name) in suffixes():
-                    self.found.images.append(name)  # so that the check of all images names it
+                    self.images.append(name)  # so that the check of all images names it
                 if self._enters(entry, name, above, reason):
                     todo.append((f"{name}/", reason or self._reason_below(entry), self._with(entry, above)))
 
@@ -118,31 +118,31 @@ class _Walk:
             reason = f"the folder cannot be read ({error.strerror})"
             if not prefix:
                 raise InputError(f"{self.folder}: {reason}") from error
-            self.found.not_read.append(NotRead(prefix, reason))
+            self.not_read.append(NotRead(prefix, reason))
             return []
 
     def _reason_below(self, entry: os.DirEntry[str]) -> str:
-        """Why the files in a subfolder are not read, if they are not."""
+        """Return why the files in a subfolder are not read, if they are not."""
         if entry.name.startswith("."):
             return HIDDEN
         return "" if self.recursive else NESTED
 
     def _with(self, folder: Path | os.DirEntry[str], above: _Above) -> _Above:
-        """The folders above what is in `folder`; known only where links are followed, which alone can make loops."""
+        """Return the folders above what is in `folder`; only where links are followed, which alone can make loops."""
         if not self.links:
             return above
         status = Path(folder).stat()
         return above | {(status.st_dev, status.st_ino)}
 
     def _enters(self, entry: os.DirEntry[str], name: str, above: _Above, reason: str) -> bool:
-        """Whether a folder is looked into: links lead to others only where they are followed, and never in a loop."""
+        """Return whether a folder is entered: through a link only where links are followed, and never in a loop."""
         if not entry.is_symlink():
             return True
         loop = self.links and self._with(entry, frozenset()) <= above
         if reason in (HIDDEN, BESIDE):
             return False
         if loop or not self.links:
-            self.found.not_read.append(NotRead(f"{name}/", LOOP if loop else LINKED))
+            self.not_read.append(NotRead(f"{name}/", LOOP if loop else LINKED))
             return False
         self.linked += 1
         if self.linked > MOST_FOLDERS:
@@ -151,14 +151,14 @@ class _Walk:
 
     def _take(self, entry: os.DirEntry[str], name: str, reason: str) -> None:
         """Add a file to the images or to what is not read. In folders that are not read, images alone are listed."""
-        seen = self._look(entry, open_any=reason in ("", NESTED))
-        if not seen and not reason and not entry.name.startswith("."):
-            self.found.images.append(name)
-        elif not (reason and seen == OTHER):
-            self.found.not_read.append(NotRead(name, reason or seen or HIDDEN))
+        own_reason = self._look(entry, open_any=reason in ("", NESTED))
+        if not own_reason and not reason and not entry.name.startswith("."):
+            self.images.append(name)
+        elif not (reason and own_reason == OTHER):
+            self.not_read.append(NotRead(name, reason or own_reason or HIDDEN))
 
     def _look(self, entry: os.DirEntry[str], open_any: bool) -> str:
-        """Why a file is not read; empty for an image."""
+        """Return why a file is not read; empty for an image."""
         suffix = _suffix(entry.name)
         if suffix in suffixes():
             return ""
@@ -177,7 +177,7 @@ class _Walk:
 
 
 def _is(kind: Callable[[], bool]) -> bool:
-    """What `kind`, a method of an entry, answers; no where it cannot, such as for a link to itself."""
+    """Return what `kind`, a method of an entry, answers; False where it cannot, such as for a link to itself."""
     try:
         return kind()
     except OSError:

@@ -1,1 +1,1 @@
-"""File formats: whole or truncated, how large, and which way up, without decoding."""
+"""File formats: check that files are whole, and read their size and orientation before they are decoded."""

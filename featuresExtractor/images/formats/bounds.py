@@ -1,4 +1,4 @@
-"""How many pixels an image may have: against files of a few bytes that grow beyond any memory."""
+"""Bound the pixels of an image: a file of a few bytes may grow beyond any memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Bound(int):
         return int(self)
 
 
-SMALLEST = 2**24  # pixels; what is made of an image here stays below, whatever bound a user sets
+SMALLEST = 2**24  # pixels; images that are made here stay below, whatever bound a user sets
 _lock = Lock()
 _active: list[int] = []
 _pillows = [Image.MAX_IMAGE_PIXELS]
 
 
 def admit(size: tuple[int, int], most: int) -> None:
-    """ValueError for an image of more than `most` pixels; `size` is its width and height."""
+    """Raise ValueError for an image of more than `most` pixels; `size` is its width and height."""
     if size[0] * size[1] > most:
         message = f"{size[0]} x {size[1]} pixels are more than the {most:,} that are read"
         raise ValueError(f"{message}; --max-pixels {size[0] * size[1]} admits this image")
@@ -34,8 +34,8 @@ def admit(size: tuple[int, int], most: int) -> None:
 def bounded(most: int) -> Iterator[None]:
     """Let Pillow admit images of up to `most` pixels meanwhile, in all threads, and warn of none.
 
-    Pillow's bound is one for the whole process; of several at a time the highest holds. It concerns images within files
-    (of an icon, say); what is known when a file is opened is for `admit` to judge. ValueError where Pillow refuses.
+    Pillow has one bound for the whole process; of several at a time the highest holds. It concerns images within files
+    (of an icon, say); `admit` checks what is known when a file is opened. ValueError where Pillow refuses.
     """
     with _lock:
         if not _active:

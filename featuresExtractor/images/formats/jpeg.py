@@ -1,8 +1,8 @@
-"""JPEG files: corrupt data is an error, and nothing but what makes the pixels can stop them.
+"""Read JPEG files: corrupt pixel data is an error, and broken metadata is not.
 
-libjpeg-turbo reports corrupt data as warnings, which Pillow drops; simplejpeg raises them. Its pixels are Pillow's, to
-the bit. A warning about anything but the pixels (metadata, bytes between segments, padding before the end) goes away
-when the file is decoded once more without these.
+libjpeg-turbo reports corrupt data as warnings, which Pillow drops and simplejpeg raises; the pixels of both are equal.
+Where a warning is about something else (metadata, bytes between segments, padding before the end), the file is decoded
+once more without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAGIC = b"\xff\xd8\xff"
 SOI, EOI, SOS, COM, APP0, APP1, APP2, APP14, APP15 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # those that hold width and height
-KINDS = {1: ("L", "GRAY"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK")}
+MODES = {1: ("L", "GRAY"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK")}
 """Components -> Pillow's mode and simplejpeg's name of it."""
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 MOST_JUNK = 2**16  # bytes between two segments
@@ -41,7 +41,7 @@ class Segment(NamedTuple):
 
 
 class Jpeg:
-    """The first image of a JPEG or MPO file, of which the header was read and no more; ValueError where it is none."""
+    """The first image of a JPEG or MPO file, of which only the header was read; ValueError where it is none."""
 
     format = "JPEG"
 
@@ -56,7 +56,7 @@ class Jpeg:
 
     def image(self) -> Image.Image:
         """Return the pixels, as stored: L, RGB or CMYK. ValueError for corrupt data."""
-        most = self.segments[-1].stop + 16 * self.size[0] * self.size[1] + 2**20  # bytes; what is behind is no pixels
+        most = self.segments[-1].stop + 16 * self.size[0] * self.size[1] + 2**20  # bytes; no pixels are behind
         length = min(most, self.file.seek(0, io.SEEK_END))
         self.file.seek(0)
         data = self.file.read(length)
@@ -77,23 +77,21 @@ class Jpeg:
                 return self._strictly(clean)
             except ValueError as error:
                 reason = str(error)
-            if "subsampling" in reason:  # one that TurboJPEG has no name for: nothing tells whether it is whole
+            if "subsampling" in reason:  # one that TurboJPEG has no name for: nothing shows whether it is whole
                 return _by_pillow(clean)
             clean = _without_padding(clean, reason)
         raise ValueError(_in_our_words(reason))
 
     def _strictly(self, data: bytes) -> Image.Image:
-        """The image; ValueError for whatever libjpeg warns of."""
-        mode, colors = KINDS[self.components]
-        room = np.empty(
-            (self.size[1], self.size[0], self.components), np.uint8
-        )  # for no more pixels than the header says
-        pixels = simplejpeg.decode_jpeg(data, colors, buffer=room, strict=True)
-        if pixels.shape != room.shape:
+        """Return the image; ValueError for whatever libjpeg warns of."""
+        mode, colors = MODES[self.components]
+        buffer = np.empty((self.size[1], self.size[0], self.components), np.uint8)  # no larger than the header says
+        pixels = simplejpeg.decode_jpeg(data, colors, buffer=buffer, strict=True)
+        if pixels.shape != buffer.shape:
             raise ValueError("its headers contradict each other")
         if mode == "CMYK":
             np.invert(pixels, out=pixels)  # as Pillow has them: 0 is no ink
-        return Image.frombuffer(mode, self.size, room, "raw", mode, 0, 1)
+        return Image.frombuffer(mode, self.size, buffer, "raw", mode, 0, 1)
 
 
 def _by_pillow(data: bytes) -> Image.Image:
@@ -108,7 +106,7 @@ def _by_pillow(data: bytes) -> Image.Image:
 
 
 def _segments(file: IO[bytes]) -> Iterator[Segment]:
-    """The segments before the pixels; the last one is the header of the first scan."""
+    """Yield the segments before the pixels; the last one is the header of the first scan."""
     file.seek(2)
     marker = SOI
     while marker != SOS:
@@ -147,14 +145,14 @@ def _contents(file: IO[bytes], segment: Segment) -> bytes:
 
 
 def _frame(body: bytes) -> tuple[tuple[int, int], int]:
-    """Width and height, and the number of components; ValueError for what is not read here."""
+    """Return width and height, and the number of components; ValueError for what is not read here."""
     try:
         bits, height, width, components = struct.unpack_from(">BHHB", body)
     except struct.error as error:
         raise ValueError("corrupt JPEG data (its frame header is too short)") from error
     if bits != 8:
         raise ValueError(f"JPEG with {bits} bits per sample is not read here; save it with 8 bits, or as PNG")
-    if components not in KINDS:
+    if components not in MODES:
         raise ValueError(f"JPEG with {components} components is not read here; 1, 3 and 4 are")
     if not width or not height:
         raise ValueError(f"corrupt JPEG data ({width} x {height} pixels)")
@@ -162,12 +160,12 @@ def _frame(body: bytes) -> tuple[tuple[int, int], int]:
 
 
 def _joined(bodies: list[tuple[int, bytes]], marker: int, name: bytes) -> bytes:
-    """The contents of all segments of a name, without it: large blocks are spread over several."""
+    """Return the contents of all segments of a name, without it: large blocks are spread over several."""
     return b"".join(body[len(name) :] for mark, body in bodies if mark == marker and body.startswith(name))
 
 
 def _info(bodies: list[tuple[int, bytes]]) -> dict[str | tuple[int, int], Any]:
-    """What the pixels' meaning hangs on, by Pillow's names: the colour profile, and Adobe's marker."""
+    """Return what the meaning of the pixels depends on, by Pillow's names: colour profile and Adobe's marker."""
     info: dict[str | tuple[int, int], Any] = {}
     parts = sorted(body[12:] for mark, body in bodies if mark == APP2 and body.startswith(b"ICC_PROFILE\0"))
     if parts and all(len(part) > 2 for part in parts) and parts[0][1] == len(parts):
@@ -179,7 +177,7 @@ def _info(bodies: list[tuple[int, bytes]]) -> dict[str | tuple[int, int], Any]:
 
 
 def _without_metadata(bodies: list[tuple[int, bytes]]) -> bytes:
-    """The segments that make the pixels, and of JFIF's and Adobe's what says which colours the components are."""
+    """Return the segments that make the pixels, and what JFIF and Adobe say about the colours of the components."""
     components = next(body[5] for mark, body in bodies if mark in FRAMES)
     kept = [b"\xff\xd8"]
     for mark, body in bodies:
@@ -194,13 +192,13 @@ def _without_metadata(bodies: list[tuple[int, bytes]]) -> bytes:
 
 
 def _transform(value: int, components: int) -> int:
-    """Adobe's code of the colours; for an unknown one what libjpeg takes it for."""
+    """Return Adobe's code of the colours; for an unknown one what libjpeg takes it for."""
     usual = 2 if components == 4 else 1
     return value if value in (0, usual) else usual
 
 
 def _without_padding(data: bytes, message: str) -> bytes | None:
-    """The file without the zeros before its end that `message` complains of; None where these are not padding."""
+    """Return the file without the zeros before its end that `message` is about; None where these are no padding."""
     count = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)
     end = _end(data)
     if count is None or end is None:
@@ -210,12 +208,12 @@ def _without_padding(data: bytes, message: str) -> bytes | None:
 
 
 def _end(data: bytes) -> int | None:
-    """Where the marker is that ends the image, behind any number of scans."""
+    """Return where the marker is that ends the image, after any number of scans."""
     place = 2
-    while found := NEXT_SEGMENT.search(data, place):
-        if data[found.end() - 1] == EOI:
-            return found.start()
-        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    while marker := NEXT_SEGMENT.search(data, place):
+        if data[marker.end() - 1] == EOI:
+            return marker.start()
+        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
     return None
 
 

@@ -1,4 +1,4 @@
-"""The orientation that EXIF says an image is to be seen in, and nothing else of its metadata."""
+"""Read the orientation of an image from EXIF, and nothing else of its metadata."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ AS_STORED = 1
 def orientation_of(exif: bytes) -> int:
     """Return the orientation (1 to 8) in an EXIF block, with or without `Exif` before it; 1 where it cannot be read.
 
-    Only the entries of the first directory are looked at, and no value but this one: what else the block holds, broken
-    or of many megabytes, is never read. Numbers as in EXIF 2.32, section 4.6.4 (tag 274).
+    Only the entries of the first directory are searched, and only this value is read: nothing else in the block
+    matters, broken or of many megabytes. Numbers as in EXIF 2.32, section 4.6.4 (tag 274).
     """
     block = re.sub(rb"\A(Exif\0\0)+", b"", exif)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
@@ -52,5 +52,5 @@ def known(value: object) -> int:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Return the stored image as it is to be seen, by its EXIF `orientation` of 1 to 8."""
+    """Return the stored image turned upright, by its EXIF `orientation` of 1 to 8."""
     return image if orientation == AS_STORED else image.transpose(TURNS[orientation])

@@ -1,4 +1,4 @@
-"""Files of every format but JPEG and PNG, as Pillow reads them."""
+"""Read files of every format but JPEG and PNG, with Pillow."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from featuresExtractor.images.formats.bounds import admit, bound
 from featuresExtractor.images.formats.orientation import AS_STORED, known, orientation_of
 from featuresExtractor.images.kinds import HEAD, formats, kind_of, reason_not_read
 
-AVIF = (b"avif", b"avis", b"mif1", b"msf1")
 EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what Pillow logs of a file is in the reason given here
 
 
 class Other:
-    """The first image of a file that Pillow reads, of which the header was read and no more; ValueError where it is
-    none."""
+    """The first image of a file that Pillow reads, of which only the header was read; ValueError where it is none."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self.file = file
@@ -30,12 +28,12 @@ class Other:
         if reason := reason_not_read(name, head):
             raise ValueError(reason)
         if size := _webp_size(head):
-            admit(size, bound())  # since to open one is to make room for its pixels
+            admit(size, bound())  # since opening it allocates memory for its pixels
         self.directory = tiff.Directory(file) if head.startswith(tiff.MAGIC) else None
         self.stream = tiff.without_metadata(file, self.directory) if self.directory else _without_exif(file, head)
-        image = _opened(self.stream, head)
+        image = _open(self.stream, head)
         if image is None:
-            raise ValueError(_unknown(head, self.directory))
+            raise ValueError(_reason_unknown(head, self.directory))
         self.opened, self.format, self.size = image, str(image.format), image.size
 
     def image(self) -> Image.Image:
@@ -49,7 +47,7 @@ class Other:
 
     @property
     def orientation(self) -> int:
-        """How it is to be seen, when its pixels were loaded; a TIFF too large for memory Pillow turns by itself."""
+        """The EXIF orientation, once the pixels are loaded; Pillow itself turns a TIFF that is too large for memory."""
         if self.directory:
             return known(self.directory.number(tiff.ORIENTATION, 1)) if self.stream is not self.file else AS_STORED
         exif = self.opened.info.get("exif", b"")
@@ -57,7 +55,7 @@ class Other:
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height of a WebP by its first 30 bytes; None for other files."""
+    """Return width and height of a WebP by its first 30 bytes; None for other files."""
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
         return None
     if head[12:16] == b"VP8X":
@@ -69,11 +67,9 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def _without_exif(file: IO[bytes], head: bytes) -> IO[bytes]:
-    """Of an AVIF the same one without EXIF, which libavif refuses to pass over where it is broken; how the image is to
-    be turned stands elsewhere."""
-    if head[4:8] != b"ftyp" or head[8:12] not in AVIF:
-        return file
-    if file.seek(0, io.SEEK_END) > tiff.MOST_IN_MEMORY:
+    """Return an AVIF without its EXIF, since libavif refuses a file where that is broken; its orientation is stored
+    elsewhere. Other files stay as they are."""
+    if kind_of(head) != "AVIF" or file.seek(0, io.SEEK_END) > tiff.MOST_IN_MEMORY:
         return file
     file.seek(0)
     data = file.read()
@@ -82,8 +78,8 @@ def _without_exif(file: IO[bytes], head: bytes) -> IO[bytes]:
     return io.BytesIO(data[:place] + EXIF_ITEM.sub(rb"\1none", data[place:stop]) + data[stop:])
 
 
-def _opened(file: IO[bytes], head: bytes) -> Image.Image | None:
-    """The image, by the first format that takes it; as in `Image.open`, but that this judges no size."""
+def _open(file: IO[bytes], head: bytes) -> Image.Image | None:
+    """Return the image by the first format that accepts it; like `Image.open`, but without its check of the size."""
     for name in formats():
         factory, accept = Image.OPEN[name]
         try:
@@ -96,8 +92,8 @@ def _opened(file: IO[bytes], head: bytes) -> Image.Image | None:
     return None
 
 
-def _unknown(head: bytes, directory: tiff.Directory | None) -> str:
-    """Why a file is not read."""
+def _reason_unknown(head: bytes, directory: tiff.Directory | None) -> str:
+    """Return why a file is not read."""
     if directory:
         return f"{tiff.description(directory)} is not read here; save it as PNG, or as TIFF with 1 or 3 bands of 8 bits"
     kind = kind_of(head)

@@ -1,4 +1,4 @@
-"""PNG files: every chunk that makes the pixels is compared with its checksum, and no other can stop them."""
+"""Read PNG files: corrupt chunks of pixels are an error by their checksums, and broken metadata is not."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MEANING = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"sBIT": 1}  # and the fewest by
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Colour type -> bits per sample."""
 OLD_EXIF = b"Raw profile type exif"  # the keyword of a text in which ImageMagick keeps EXIF
-MOST_METADATA = 2**24  # bytes of a colour profile or an EXIF block; larger ones are passed over
+MOST_METADATA = 2**24  # bytes of a colour profile or an EXIF block; larger ones are skipped
 TRUNCATED = "truncated PNG"
 
 
 class Png:
-    """The first image of a PNG or APNG file, of which the header was read and no more; ValueError where it is none."""
+    """The first image of a PNG or APNG file, of which only the header was read; ValueError where it is none."""
 
     format = "PNG"
 
@@ -55,7 +55,7 @@ class Png:
         return image
 
     def _read(self) -> list[tuple[bytes, bytes]]:
-        """Kind and contents of the chunks that are used here, in their order."""
+        """Return kind and contents of the chunks that are used here, in their order."""
         used: list[tuple[bytes, bytes]] = []
         pixels, most = 0, 9 * (self.size[0] + 16) * (self.size[1] + 16) + 2**20
         for kind, start, length in _chunks(self.file):
@@ -65,12 +65,12 @@ class Png:
             if kind in PIXELS and not (pixels and kind in (b"PLTE", b"tRNS")):  # these are for what comes after them
                 used.append((kind, _body(self.file, kind, start, length)))
             elif length < MOST_METADATA and kind not in dict(used) and _wanted(self.file, kind):
-                used += _sound(self.file, kind, start, length)
+                used += _unbroken(self.file, kind, start, length)
         return used
 
 
 def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and length of the contents of every chunk, of which only these are read."""
+    """Yield kind, place and length of the contents of every chunk, which are not read."""
     file.seek(len(MAGIC))
     kind = b""
     while kind != b"IEND":
@@ -84,7 +84,7 @@ def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _body(file: IO[bytes], kind: bytes, start: int, length: int) -> bytes:
-    """The contents of a chunk; ValueError where they are not what its checksum says."""
+    """Return the contents of a chunk; ValueError where they do not match its checksum."""
     file.seek(start)
     body, checksum = file.read(length), file.read(4)
     if len(body) < length or len(checksum) < 4:
@@ -96,13 +96,13 @@ def _body(file: IO[bytes], kind: bytes, start: int, length: int) -> bytes:
 
 
 def _wanted(file: IO[bytes], kind: bytes) -> bool:
-    """Whether a chunk of metadata, of which the contents come next in the file, is used here."""
+    """Return whether a chunk of metadata, whose contents come next in the file, is used here."""
     old = kind in (b"tEXt", b"zTXt") and file.read(len(OLD_EXIF) + 1) == OLD_EXIF + b"\0"
     return old or kind in MEANING or kind in (b"iCCP", b"eXIf")
 
 
-def _sound(file: IO[bytes], kind: bytes, start: int, length: int) -> list[tuple[bytes, bytes]]:
-    """A chunk of metadata; none where it is broken."""
+def _unbroken(file: IO[bytes], kind: bytes, start: int, length: int) -> list[tuple[bytes, bytes]]:
+    """Return a chunk of metadata in a list, which is empty where it is broken."""
     try:
         return [(kind, _body(file, kind, start, length))]
     except ValueError:
@@ -122,7 +122,7 @@ def _size(header: bytes) -> tuple[int, int]:
 
 
 def _stream(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """A PNG of what makes the pixels alone. What stands behind the pixels is none of it."""
+    """Return a PNG of only what makes the pixels, without any metadata behind them."""
     kept, pixels = [MAGIC], False
     for kind, body in chunks:
         pixels = pixels or kind == b"IDAT"
@@ -133,7 +133,7 @@ def _stream(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _info(chunks: list[tuple[bytes, bytes]]) -> dict[str | tuple[int, int], Any]:
-    """The colour profile, by Pillow's name."""
+    """Return the colour profile, by Pillow's name."""
     info: dict[str | tuple[int, int], Any] = {}
     for kind, body in chunks:
         if kind == b"iCCP":
@@ -144,7 +144,7 @@ def _info(chunks: list[tuple[bytes, bytes]]) -> dict[str | tuple[int, int], Any]
 
 
 def _old_exif(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """EXIF as programs wrote it before there was a chunk for it: hexadecimal, in a text."""
+    """Return EXIF as programs wrote it before there was a chunk for it: hexadecimal, in a text."""
     for kind, body in chunks:
         keyword, _, text = body.partition(b"\0")
         if kind in (b"tEXt", b"zTXt") and keyword == OLD_EXIF:
@@ -157,7 +157,7 @@ def _old_exif(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _unpacked(data: bytes) -> bytes:
-    """What was compressed; nothing where it is broken, or too large."""
+    """Return the decompressed data; nothing where it is broken, or too large."""
     decompressor = zlib.decompressobj()
     try:
         unpacked = decompressor.decompress(data, MOST_METADATA)

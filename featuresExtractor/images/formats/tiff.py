@@ -1,5 +1,4 @@
-"""TIFF files: what of their tags makes the pixels, whether the compressed data is whole, and what a file is that is not
-read. Tags as in TIFF 6.0 and its supplements."""
+"""Read the tags of TIFF files, and check that their compressed data is whole (TIFF 6.0 and its supplements)."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ PIXELS = {*range(256, 260), 262, 266, 273, *range(277, 282), 284, 290, 291, 292,
 PIXELS |= {*range(322, 326), 332, *range(338, 343), TABLES, *range(512, 522), *range(529, 533), 50674}
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-SAMPLES = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
+SAMPLE_FORMATS = {1: "", 2: "signed ", 3: "floating-point ", 4: "undefined ", 5: "complex ", 6: "complex "}
 MOST_IN_MEMORY = 2**27  # bytes of a file
 MOST_VALUES = 2**24  # of a tag that are read: strips, or bytes of a profile
 
@@ -43,7 +42,7 @@ class Directory:
             raise ValueError("corrupt TIFF (no directory where the header says)")
 
     def _entries(self, head: bytes) -> dict[int, bytes]:
-        """Tag -> entry; of two of the same tag the first one."""
+        """Return tag -> entry; of two of the same tag the first one."""
         (start,) = struct.unpack_from(self.order + ("Q" if self.big else "I"), head, 8 if self.big else 4)
         self.file.seek(start)
         (count,) = struct.unpack(self.order + ("Q" if self.big else "H"), self.file.read(8 if self.big else 2))
@@ -54,7 +53,7 @@ class Directory:
         return entries
 
     def contents(self, tag: int, most: int = MOST_VALUES) -> bytes:
-        """The bytes of a tag's values, of the first `most`; none where the tag is missing or leads out of the file."""
+        """Return the bytes of the first `most` values of a tag; none where it is missing or leads out of the file."""
         if tag not in self.entries:
             return b""
         _, kind, count, field = self.entry.unpack(self.entries[tag])
@@ -67,23 +66,23 @@ class Directory:
         self.file.seek(start)
         return self.file.read(min(length, most * SIZES[kind]))
 
-    def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """The values of a tag of whole numbers."""
-        kind = self.entry.unpack(self.entries[tag])[1] if tag in self.entries else 0
-        contents = self.contents(tag)
-        if kind not in INTEGERS or not contents:
+    def numbers(self, tag: int, default: tuple[int, ...] = (), most: int = MOST_VALUES) -> tuple[int, ...]:
+        """Return the first `most` values of a tag of whole numbers."""
+        kind = self.kind(tag)
+        if kind not in INTEGERS or not (contents := self.contents(tag, most)):
             return default
         return struct.unpack(f"{self.order}{len(contents) // SIZES[kind]}{INTEGERS[kind]}", contents)
 
     def number(self, tag: int, default: int) -> int:
-        """The first value of a tag of whole numbers."""
-        kind = self.entry.unpack(self.entries[tag])[1] if tag in self.entries else 0
-        if kind not in INTEGERS or not (contents := self.contents(tag, 1)):
-            return default
-        return int(struct.unpack(self.order + INTEGERS[kind], contents)[0])
+        """Return the first value of a tag of whole numbers."""
+        return int(self.numbers(tag, (default,), 1)[0])
+
+    def kind(self, tag: int) -> int:
+        """Return the type of a tag's values as TIFF counts types; 0 where the tag is missing."""
+        return int(self.entry.unpack(self.entries[tag])[1]) if tag in self.entries else 0
 
     def alone(self, file: bytes) -> bytes:
-        """The file with a directory of nothing but the tags that make the pixels, in their order, behind its end."""
+        """Return the file with a directory of only the tags that make the pixels, in their order, behind its end."""
         kept = [entry for tag, entry in sorted(self.entries.items()) if tag in PIXELS]
         start = len(file) + -len(file) % 8
         place, count = ("Q", "Q") if self.big else ("I", "H")
@@ -92,13 +91,12 @@ class Directory:
         return head + file[len(head) :].ljust(start - len(head), b"\0") + body
 
     def profile(self) -> bytes:
-        """The colour profile; empty where there is none."""
-        kind = self.entry.unpack(self.entries[PROFILE])[1] if PROFILE in self.entries else 0
-        return self.contents(PROFILE) if kind in (1, 7) else b""
+        """Return the colour profile; empty where there is none."""
+        return self.contents(PROFILE) if self.kind(PROFILE) in (1, 7) else b""
 
 
 def without_metadata(file: IO[bytes], directory: Directory) -> IO[bytes]:
-    """The file of pixels alone, in memory; a file too large for that as it is."""
+    """Return the file without metadata, in memory; a file too large for that as it is."""
     if directory.bytes > MOST_IN_MEMORY:
         return file
     file.seek(0)
@@ -106,7 +104,7 @@ def without_metadata(file: IO[bytes], directory: Directory) -> IO[bytes]:
 
 
 def check_data(directory: Directory) -> None:
-    """ValueError for strips or tiles of which the checksum (Deflate) or the decoder (JPEG) says that they are corrupt.
+    """Raise ValueError for strips or tiles that are corrupt by their checksum (Deflate) or decoder (JPEG).
 
     libtiff stops reading when it has enough pixels, and so compares no checksum; of JPEG data it drops the warnings.
     """
@@ -145,9 +143,9 @@ def _check_jpeg(data: bytes, tables: bytes, directory: Directory) -> None:
 
 
 def description(directory: Directory) -> str:
-    """What a TIFF is that is not read: `TIFF with 4 bands of 16 bits`."""
+    """Describe a TIFF that is not read: `TIFF with 4 bands of 16 bits`."""
     bits = directory.numbers(BITS, (1,))
     bands = directory.number(BANDS, len(bits))
-    sample = SAMPLES.get(directory.number(FORMAT, 1), "")
-    of = " and ".join(dict.fromkeys(f"{sample}{one}" for one in bits))
+    sample = SAMPLE_FORMATS.get(directory.number(FORMAT, 1), "")
+    of = " and ".join(dict.fromkeys(f"{sample}{depth}" for depth in bits))
     return f"TIFF with {bands} {'band' if bands == 1 else 'bands'} of {of} bits"

@@ -1,1 +1,1 @@
-"""Decoded numbers -> 8-bit RGB, whatever they mean: ranges, colours, opacity."""
+"""Decoded samples -> 8-bit RGB: ranges, colours and opacity as each file means them."""

@@ -1,4 +1,4 @@
-"""Images with a channel that may be opacity, laid over white where it is."""
+"""Lay images with opacity over white."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Colours to RGB: the numbers as they are stored, as the networks were trained, or converted by the colour profile.
+"""Turn colours into RGB: the samples as they are stored, as the networks were trained, or converted by the profile.
 
-Profiles are data of strangers: LittleCMS reads them, and one that it refuses is named and never stops an image.
+Profiles are untrusted: LittleCMS reads them, and one that it refuses is a remark and never an error.
 """
 
 from __future__ import annotations

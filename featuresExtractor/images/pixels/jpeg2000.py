@@ -1,4 +1,4 @@
-"""What a JPEG 2000 says about its numbers: how many bits they have, and whether a channel is opacity."""
+"""Read what a JPEG 2000 says about its samples: how many bits they have, and whether a channel is opacity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers of an image mean: their range, whether a channel is opacity, what Pillow has done to them."""
+"""The types that say what the samples of an image mean: their range, opacity, and what Pillow does to them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Coarse:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a file says about the numbers of its image; the defaults are those of an ordinary 8-bit image."""
+    """What a file says about the samples of its image; the defaults are those of an ordinary 8-bit image."""
 
     deep: Deep | None = None
     alpha: Alpha = Alpha.STRAIGHT

@@ -1,4 +1,4 @@
-"""What files of the other formats say about their numbers, each as far as Pillow does not heed it."""
+"""Read what files of all formats say about their samples, as far as Pillow does not use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a PNG says about its numbers: 16 bits, significant bits (sBIT), a transparent colour (tRNS)."""
+"""Read what a PNG says about its samples: 16 bits, significant bits (sBIT), a transparent colour (tRNS)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from featuresExtractor.images.pixels.again import lay_out, rawmode_of, sixteen_bits
+from featuresExtractor.images.pixels.again import rawmode_of, set_layout, sixteen_bits
 from featuresExtractor.images.pixels.meaning import Deep, Meaning
 from featuresExtractor.images.pixels.ranges import full, significant
 
@@ -44,7 +44,7 @@ def _deep(image: ImageFile.ImageFile, rawmode: str) -> Deep:
 
 def _grey_and_alpha(image: Image.Image) -> NDArray[Any]:
     """Return grey and alpha (H, W, 2): Pillow is made to take the four bytes of a pixel for red, green, blue, alpha."""
-    lay_out(image, lambda _number, _own: "RGBA")
+    set_layout(image, lambda _number, _own: "RGBA")
     four = np.asarray(image).astype(np.uint16)
     return four[..., ::2] << 8 | four[..., 1::2]
 

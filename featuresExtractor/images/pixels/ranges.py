@@ -1,4 +1,4 @@
-"""The range of the numbers in an image of more than 8 bits: known, stated by the file, or unknown; never assumed.
+"""Decide the range of samples of more than 8 bits: known, stated by the file, or unknown; never assumed.
 
 A function of this kind takes the colours of an image and returns the values of black and of white, and remarks.
 """
@@ -33,7 +33,7 @@ STATISTICS = "the file states its highest value but no range, so all 16 bits are
 
 @dataclass(frozen=True)
 class Range:
-    """The values of black and of white, None where nobody knows, and remarks about them."""
+    """The values of black and of white, None where they are unknown, and remarks about them."""
 
     span: Span | None
     remarks: tuple[str, ...] = ()

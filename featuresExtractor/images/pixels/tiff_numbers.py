@@ -1,4 +1,4 @@
-"""What a TIFF says about its numbers, beyond what Pillow heeds. Numbers of tags are those of TIFF 6.0."""
+"""Read what a TIFF says about its samples, beyond what Pillow uses. Tags have the numbers of TIFF 6.0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImagePalette, TiffImagePlugin
 
-from featuresExtractor.images.pixels.again import NATIVE, Layout, lay_out, sixteen_bits
+from featuresExtractor.images.pixels.again import NATIVE, TileLayout, set_layout, sixteen_bits
 from featuresExtractor.images.pixels.meaning import UNSTATED, Alpha, Coarse, Deep, Meaning
 from featuresExtractor.images.pixels.ranges import RangeOf, fixed, full, stated, unknown
 
@@ -21,7 +21,7 @@ COLORS = {RGB: 3, CMYK: 4, YCBCR: 3, LAB: 3}  # channels; one in all others
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 REC_601 = (0.299, 0.587, 0.114)
 NO_HEADROOM = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
-KINDS = {
+NUMBER_KINDS = {
     (UNSIGNED, 12): "12-bit integers",
     (UNSIGNED, 16): "16-bit integers",
     (UNSIGNED, 32): "32-bit integers",
@@ -58,12 +58,12 @@ class Tags:
 
     def values(self, tag: int, *default: Any) -> tuple[Any, ...]:
         """Return all values of a tag."""
-        found = self.all.get(tag, default)
-        return found if isinstance(found, tuple) else (found,)
+        values = self.all.get(tag, default)
+        return values if isinstance(values, tuple) else (values,)
 
 
 def meaning(image: Image.Image) -> Meaning:
-    """Return what an opened TIFF says, and set right how Pillow is about to decode it.
+    """Return what an opened TIFF says, and correct how Pillow is about to decode it.
 
     Raises ValueError for what Pillow would take for something else.
     """
@@ -75,9 +75,9 @@ def meaning(image: Image.Image) -> Meaning:
     alpha, remarks = _alpha(tags)
     if tags.bits == 16 and tags.apart and tags.compressed and image.mode == "RGB":
         return Meaning(alpha=alpha, coarse=Coarse("compressed TIFF with PlanarConfiguration 2"), remarks=remarks)
-    if (tags.format, tags.bits) in KINDS:
+    if (tags.format, tags.bits) in NUMBER_KINDS:
         return Meaning(_deep(image, tags), alpha, remarks=remarks)
-    lay_out(image, _layout(image, tags))
+    set_layout(image, _layout(image, tags))
     return Meaning(alpha=alpha, remarks=remarks)
 
 
@@ -107,7 +107,7 @@ def _numbers(values: tuple[Any, ...]) -> tuple[float, ...]:
 
 
 def _correct_palette(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> None:
-    """Take colours for 8-bit ones where none is above 255, as libtiff does: some programs write them so."""
+    """Take the colours of a palette as 8-bit ones where none is above 255, as libtiff does: some programs do so."""
     colors = tags.values(COLOR_MAP)
     if colors and max(colors) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(colors))
@@ -130,8 +130,8 @@ def _deep(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> Deep:
     layout, mode = _layout(image, tags), image.mode
     if len(image.getbands()) > 1:
         return Deep(partial(sixteen_bits, image, layout), mode=mode, range_of=_range_of(tags))
-    lay_out(image, layout)
-    kind = KINDS[tags.format, tags.bits]
+    set_layout(image, layout)
+    kind = NUMBER_KINDS[tags.format, tags.bits]
     return Deep(partial(_grey, image, tags), kind, "L", _range_of(tags), tags.photometric == WHITE_IS_ZERO)
 
 
@@ -153,9 +153,9 @@ def _range_of(tags: Tags) -> RangeOf:
     return own
 
 
-def _layout(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> Layout:
+def _layout(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> TileLayout:
     """Return how the bytes are laid out: premultiplied colours as they are, planes by their own names, and 16-bit
-    colours and wide numbers in the order of bytes that they are in, which after decompression is the machine's."""
+    colours and wide numbers in their own byte order, which after decompression is the machine's."""
     if tags.planes == 2 and (tags.apart or not tags.compressed):
         return _planes(image, tags)
     if tags.bits == 16 and len(image.getbands()) > 1:
@@ -170,7 +170,7 @@ def _straight(rawmode: str) -> str:
     return rawmode.replace("RGBa", "RGBA")
 
 
-def _planes(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> Layout:
+def _planes(image: TiffImagePlugin.TiffImageFile, tags: Tags) -> TileLayout:
     """Return the layout of planes that are stored one after another."""
     if tags.compressed:
         of_eight_bits = ["CMYK", *["RGBA"] * bool(tags.values(EXTRA))] if tags.bits == 8 else []

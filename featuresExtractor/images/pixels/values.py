@@ -1,4 +1,4 @@
-"""The numbers in an image file -> 8-bit RGB. What is not known about them is asked for, and never assumed."""
+"""Turn the samples of an image file into 8-bit RGB; what is not known about them is an error, never assumed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def to_rgb(image: Image.Image, decoding: Decoding = STORED) -> tuple[Image.Image
 
     Samples of more than 8 bits are scaled from their range: `decoding.value_range`, or what the file states, or all of
     its bits; 8-bit samples are not scaled. The image should not be loaded yet, since Pillow drops bits when it loads;
-    afterwards it is. Its EXIF orientation is not heeded. Raises ValueError for numbers of unknown meaning or range.
+    afterwards it is. Its EXIF orientation is ignored. Raises ValueError for samples of unknown meaning or range.
     """
     meaning = meaning_of(image)
     if meaning.deep:
-        colors, opacity, remarks = _scaled(meaning.deep, meaning.alpha, decoding)
+        colors, opacity, remarks = _to_eight_bits(meaning.deep, meaning.alpha, decoding)
         image.load()
     else:
         _load(image)
@@ -62,7 +62,7 @@ def _of_coarse(colors: Image.Image, coarse: Coarse, decoding: Decoding) -> Remar
     return small(256 * int(np.asarray(colors).max())) if coarse.assumed else ()
 
 
-def _scaled(deep: Deep, alpha: Alpha, decoding: Decoding) -> tuple[Image.Image, Image.Image | None, Remarks]:
+def _to_eight_bits(deep: Deep, alpha: Alpha, decoding: Decoding) -> tuple[Image.Image, Image.Image | None, Remarks]:
     """Return deep samples as an 8-bit image without opacity, the opacity where there is one, and remarks."""
     values = deep.read()
     colors, opacity = (values[..., :-1], values[..., -1]) if deep.mode in ("LA", "RGBA") else (values, None)

@@ -26,9 +26,9 @@ def choice(folder: Path, content: str | bytes, names: list[str] = NAMES) -> Choi
 
 def chosen(folder: Path, content: str | bytes, names: list[str] = NAMES) -> str:
     """The stems that a list chooses, where it has no other names and nothing is noted."""
-    found = choice(folder, content, names)
-    assert (found.missing, found.reason, found.notes) == ([], "", ())
-    return " ".join(names[index].removesuffix(".png") for index in found.indices)
+    actual = choice(folder, content, names)
+    assert (actual.missing, actual.reason, actual.notes) == ([], "", ())
+    return " ".join(names[index].removesuffix(".png") for index in actual.indices)
 
 
 def refusal(folder: Path, content: str | bytes, names: list[str] = NAMES) -> str:
@@ -118,16 +118,16 @@ def test_a_first_line_that_names_an_image_is_no_header(tmp_path: Path) -> None:
 
 
 def test_an_unknown_first_line_is_said_to_be_taken_as_a_header(tmp_path: Path) -> None:
-    found = choice(tmp_path, "bird2\ncat\ndog\n")
-    assert [NAMES[index] for index in found.indices] == ["cat.png", "dog.png"]
-    told = f"{tmp_path / 's.csv'}: first line 'bird2' names no image here; taken as a header"
-    assert (found.notes, found.missing) == ((told,), [])
+    actual = choice(tmp_path, "bird2\ncat\ndog\n")
+    assert [NAMES[index] for index in actual.indices] == ["cat.png", "dog.png"]
+    expected = f"{tmp_path / 's.csv'}: first line 'bird2' names no image here; taken as a header"
+    assert (actual.notes, actual.missing) == ((expected,), [])
 
 
 @pytest.mark.parametrize("first", ["bird2.png", "bird2.JPG", "left/bird2"])
 def test_a_first_line_like_a_file_is_a_missing_name(first: str, tmp_path: Path) -> None:
-    found = choice(tmp_path, f"{first}\ncat\n")
-    assert (found.missing, found.notes) == ([first], ())
+    actual = choice(tmp_path, f"{first}\ncat\n")
+    assert (actual.missing, actual.notes) == ([first], ())
 
 
 @pytest.mark.parametrize(
@@ -198,14 +198,14 @@ def test_relative_paths_are_found_then_last_parts(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_folder_is_not_taken_for_one_that_is_missing(tmp_path: Path) -> None:
-    found = choice(tmp_path, "name\ncat/0003.png\ndog/x.png\ncat/0001\n", FOLDERS)
-    assert found.missing == ["cat/0003.png", "dog/x.png"]
-    assert found.reason == "'cat/0003.png' is wanted, and 'dog/0003.png' is there: the folders differ"
+    actual = choice(tmp_path, "name\ncat/0003.png\ndog/x.png\ncat/0001\n", FOLDERS)
+    assert actual.missing == ["cat/0003.png", "dog/x.png"]
+    assert actual.reason == "'cat/0003.png' is wanted, and 'dog/0003.png' is there: the folders differ"
 
 
 def test_paths_of_two_sets_that_lead_to_one_file_are_refused(tmp_path: Path) -> None:
-    told = refusal(tmp_path, "one/left/cat.png\ntwo/left/cat.png\n")
-    assert told == "lists files called 'cat.png' of one, two, and there is one; list names relative to the data set"
+    message = refusal(tmp_path, "one/left/cat.png\ntwo/left/cat.png\n")
+    assert message == "lists files called 'cat.png' of one, two, and there is one; list names relative to the data set"
     assert chosen(tmp_path, "one/left/cat.png\none/right/cat.png\ncat.png\n") == "cat"
 
 
@@ -233,14 +233,14 @@ def test_paths_of_two_sets_that_lead_to_one_file_are_refused(tmp_path: Path) -> 
 def test_the_likely_reason_is_given_beside_an_example(
     content: str, names: list[str], reason: str, tmp_path: Path
 ) -> None:
-    told = refusal(tmp_path, content, names)
-    assert told.startswith(f"none of its {len(content.split()) - content.startswith('name')} names is among the ")
-    assert reason in told
+    message = refusal(tmp_path, content, names)
+    assert message.startswith(f"none of its {len(content.split()) - content.startswith('name')} names is among the ")
+    assert reason in message
 
 
 def test_the_reason_is_given_too_where_some_names_are_found(tmp_path: Path) -> None:
-    found = choice(tmp_path, "name\ncat\nDOG\n")
-    assert (found.missing, found.reason) == (
+    actual = choice(tmp_path, "name\ncat\nDOG\n")
+    assert (actual.missing, actual.reason) == (
         ["DOG"],
         "'DOG' is wanted, and 'dog.png' is there: upper and lower case differ",
     )

@@ -44,10 +44,10 @@ def test_only_the_suffix_of_an_image_is_a_suffix(name: str, expected: str) -> No
 def test_names_are_matched_in_full_then_without_suffix(
     left: list[str], right: list[str], pairs: list[tuple[str, str]]
 ) -> None:
-    found = match(left, right)
-    assert [(left[one], right[other]) for one, other in found.pairs] == pairs
-    assert {left[index] for index in found.left} == set(left) - {one for one, _ in pairs}
-    assert {right[index] for index in found.right} == set(right) - {other for _, other in pairs}
+    matched = match(left, right)
+    assert [(left[one], right[other]) for one, other in matched.pairs] == pairs
+    assert {left[index] for index in matched.left} == set(left) - {one for one, _ in pairs}
+    assert {right[index] for index in matched.right} == set(right) - {other for _, other in pairs}
 
 
 def test_names_of_one_stem_that_cannot_be_paired_are_told_of() -> None:

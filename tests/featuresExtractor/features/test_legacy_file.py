@@ -59,20 +59,20 @@ def save_pickle(folder: Path, pickled: bytes) -> Path:
     return path
 
 
-def same(found: Embeddings, given: dict[str, Any], left: str = "left", right: str = "right") -> None:
-    assert found.left.dtype == found.right.dtype == np.float32
-    np.testing.assert_array_equal(found.left, given[left])
-    np.testing.assert_array_equal(found.right, given[right])
-    assert found.names == list(zip(given["left_name"], given["right_name"], strict=True))
+def same(actual: Embeddings, given: dict[str, Any], left: str = "left", right: str = "right") -> None:
+    assert actual.left.dtype == actual.right.dtype == np.float32
+    np.testing.assert_array_equal(actual.left, given[left])
+    np.testing.assert_array_equal(actual.right, given[right])
+    assert actual.names == list(zip(given["left_name"], given["right_name"], strict=True))
 
 
 # ---- what is read
 
 
 def test_a_dict_of_left_and_right_is_read(tmp_path: Path) -> None:
-    found = read_pairs(save(tmp_path, content()))
-    same(found, content())
-    assert found.view.tolist() == [0] * N
+    pairs = read_pairs(save(tmp_path, content()))
+    same(pairs, content())
+    assert pairs.view.tolist() == [0] * N
 
 
 def test_the_other_names_of_the_vectors_are_read(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_arrays_in_fortrans_order_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [str, object])
 def test_names_in_an_array_are_read(tmp_path: Path, kind: type) -> None:
     accents = [f"é {name}" for name in NAMES]
-    found = read_pairs(save(tmp_path, content(left_name=np.array(accents, kind))))
-    assert [left for left, _ in found.names] == accents
+    pairs = read_pairs(save(tmp_path, content(left_name=np.array(accents, kind))))
+    assert [left for left, _ in pairs.names] == accents
 
 
 def test_other_entries_of_the_dict_do_no_harm(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_names_as_numpy_itself_keeps_them_are_read(tmp_path: Path, kind: str, mo
 @pytest.mark.parametrize("whole", [list, lambda rows: as_objects(list(rows))])
 def test_lists_of_vectors_are_read(tmp_path: Path, kind: str, whole: Callable[[Any], Any]) -> None:
     values = numbers(1).astype(kind)
-    found = read_pairs(save(tmp_path, content(left=whole(values))))
-    same(found, content(left=values.astype(np.float32)))
+    pairs = read_pairs(save(tmp_path, content(left=whole(values))))
+    same(pairs, content(left=values.astype(np.float32)))
 
 
 def as_objects(rows: list[Any]) -> NDArray[Any]:
@@ -149,7 +149,7 @@ def test_with_augmentation_the_second_half_is_flipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"left": None}, f"has no field left or left_ebds; its fields are left_name, right, right_name; {HOW}"),
         ({"right": numbers(1)[0]}, f"field right: float32, shape (5,); {FLOATS}"),
@@ -169,10 +169,10 @@ def test_with_augmentation_the_second_half_is_flipped(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_dict_that_lacks_something_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_a_dict_that_lacks_something_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     given = {key: value for key, value in content().items() if key not in changes or changes[key] is not None}
     given |= {key: value for key, value in changes.items() if value is not None}
-    assert refusal(save(tmp_path, given)) == told
+    assert refusal(save(tmp_path, given)) == expected
 
 
 @pytest.mark.parametrize("value", [[1, 2], "text", None, numbers(1)])
@@ -183,9 +183,9 @@ def test_what_is_no_dict_is_refused(tmp_path: Path, value: object) -> None:
 
 def refusal(path: Path) -> str:
     """The one line, without the path before it."""
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         read_pairs(path)
-    text = str(told.value)
+    text = str(raised.value)
     assert text.isprintable()
     assert text.startswith(f"{path}: ")
     return text.removeprefix(f"{path}: ")
@@ -313,7 +313,7 @@ def test_other_opcodes_that_no_old_file_has_are_refused(tmp_path: Path, opcodes:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         (collections.OrderedDict(content()), "it asks for collections.OrderedDict"),
         (content(left=numbers(1).view(Subclass)), f"it asks for {__name__}.Subclass"),
@@ -323,8 +323,10 @@ def test_other_opcodes_that_no_old_file_has_are_refused(tmp_path: Path, opcodes:
         (content(note=np.zeros(2, "M8[s]")), "an array of M8"),
     ],
 )
-def test_harmless_things_of_other_classes_are_refused_all_the_same(tmp_path: Path, value: object, told: str) -> None:
-    assert f"({told}" in refusal(save_pickle(tmp_path, pickle.dumps(value, 3)))
+def test_harmless_things_of_other_classes_are_refused_all_the_same(
+    tmp_path: Path, value: object, expected: str
+) -> None:
+    assert f"({expected}" in refusal(save_pickle(tmp_path, pickle.dumps(value, 3)))
 
 
 def test_a_name_in_the_file_cannot_write_to_the_terminal(tmp_path: Path) -> None:
@@ -357,10 +359,10 @@ def test_a_type_cannot_make_an_array_larger_than_its_bytes(tmp_path: Path) -> No
     # numpy itself would give a million numbers here, and all but one are somebody else's memory
     wide = type_of("f8", "<", (np.dtype("f8"), (1_000_000,)), None, None, -1, -1, 0)
     one = array_of(wide, (1, 1), np.float64(2.5).tobytes())
-    found = read_pairs(
+    pairs = read_pairs(
         save_pickle(tmp_path, pickle.dumps(content(left=one, right=one, left_name=["a"], right_name=["b"])))
     )
-    assert found.left.tolist() == found.right.tolist() == [[2.5]]
+    assert pairs.left.tolist() == pairs.right.tolist() == [[2.5]]
 
 
 def test_bytes_are_never_taken_for_objects(tmp_path: Path) -> None:
@@ -376,8 +378,8 @@ def test_bytes_are_never_taken_for_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(N, D + 1), (N, D - 1), (2**40, D), (-1, -1), (N * D,), "shape", None])
 def test_a_shape_must_be_that_of_the_bytes(tmp_path: Path, shape: Any) -> None:
     given = content(left=array_of(np.dtype("f4"), shape, numbers(1).tobytes()))
-    told = refusal(save_pickle(tmp_path, pickle.dumps(given)))
-    assert told.startswith(("refused: ", "field left: "))
+    message = refusal(save_pickle(tmp_path, pickle.dumps(given)))
+    assert message.startswith(("refused: ", "field left: "))
 
 
 @pytest.mark.parametrize(
@@ -385,8 +387,8 @@ def test_a_shape_must_be_that_of_the_bytes(tmp_path: Path, shape: Any) -> None:
 )
 def test_an_array_is_not_made_from_a_shape_alone(tmp_path: Path, arguments: tuple[object, ...]) -> None:
     given = content(left=Call(np.ndarray, *arguments))
-    told = refusal(save_pickle(tmp_path, pickle.dumps(given)))
-    assert told.startswith("field left: float32, shape (0,); ")
+    message = refusal(save_pickle(tmp_path, pickle.dumps(given)))
+    assert message.startswith("field left: float32, shape (0,); ")
 
 
 HUGE = 2**24  # a quarter of a gigabyte in the reader's memo
@@ -400,35 +402,35 @@ SMALL_AND_HUGE = {
 }
 
 
-@pytest.mark.parametrize(("pickled", "told"), SMALL_AND_HUGE.values(), ids=SMALL_AND_HUGE)
-def test_a_few_bytes_cannot_ask_for_much_memory(tmp_path: Path, pickled: bytes, told: str) -> None:
+@pytest.mark.parametrize(("pickled", "expected"), SMALL_AND_HUGE.values(), ids=SMALL_AND_HUGE)
+def test_a_few_bytes_cannot_ask_for_much_memory(tmp_path: Path, pickled: bytes, expected: str) -> None:
     path = save_pickle(tmp_path, pickled)
     tracemalloc.start()
     try:
-        found = refusal(path)
+        message = refusal(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert f"({told}" in found
+    assert f"({expected}" in message
     assert peak < HUGE // 8
 
 
 @pytest.mark.parametrize(
-    ("many", "told"),
+    ("many", "expected"),
     [
         ({"left": [np.zeros(100_000, np.float32)] * 5_000}, "arrays that are larger than the file"),
         ({"left_name": [np.str_("a" * 9_999)] * 20_000}, "strings that are longer than the file"),
     ],
 )
-def test_the_same_bytes_many_times_take_no_memory(tmp_path: Path, many: dict[str, Any], told: str) -> None:
+def test_the_same_bytes_many_times_take_no_memory(tmp_path: Path, many: dict[str, Any], expected: str) -> None:
     path = save_pickle(tmp_path, pickle.dumps(content(**many), 4))
     tracemalloc.start()
     try:
-        found = refusal(path)
+        message = refusal(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert told in found
+    assert expected in message
     assert peak < 20 * path.stat().st_size  # which is far from 2 GB of vectors, and from 800 MB of names
 
 
@@ -463,5 +465,5 @@ def test_every_place_that_a_writer_uses_is_admitted(protocol: int) -> None:
 
 
 def test_numbers_too_large_for_float32_become_infinite_without_a_warning(tmp_path: Path) -> None:
-    found = read_pairs(save(tmp_path, content(left=np.full((N, D), 1e300))))
-    assert np.isinf(found.left).all()  # which training refuses
+    pairs = read_pairs(save(tmp_path, content(left=np.full((N, D), 1e300))))
+    assert np.isinf(pairs.left).all()  # which training refuses

@@ -88,61 +88,61 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("fields", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("write", KINDS)
 def test_fields_are_read_whatever_their_order_and_type(write: Write, fields: dict[str, Any], tmp_path: Path) -> None:
-    found = read(write, tmp_path, fields)
-    assert np.array_equal(found.left, fields["left"])
-    assert np.array_equal(found.right, fields["right"])
-    assert found.names == PAIRS
-    assert found.view is not None
-    assert found.view.tolist() == [0] * N
-    assert found.notes == ()
+    pairs = read(write, tmp_path, fields)
+    assert np.array_equal(pairs.left, fields["left"])
+    assert np.array_equal(pairs.right, fields["right"])
+    assert pairs.names == PAIRS
+    assert pairs.view is not None
+    assert pairs.view.tolist() == [0] * N
+    assert pairs.notes == ()
 
 
 @pytest.mark.parametrize("write", KINDS)
 def test_views_are_those_of_the_field(write: Write, tmp_path: Path) -> None:
-    found = read(write, tmp_path, FIELDS | {"view": np.array([0, 0, 0, 1, 1, 7], np.int16)})
-    assert found.view is not None
-    assert found.view.tolist() == [0, 0, 0, 1, 1, 7]
+    pairs = read(write, tmp_path, FIELDS | {"view": np.array([0, 0, 0, 1, 1, 7], np.int16)})
+    assert pairs.view is not None
+    assert pairs.view.tolist() == [0, 0, 0, 1, 1, 7]
     assert read(write, tmp_path, without("view")).view is None
 
 
 @pytest.mark.parametrize("names", [{}, {"left_name": [""] * N, "right_name": [""] * N}, {"name": [""] * N}])
 @pytest.mark.parametrize("write", KINDS)
 def test_without_names_rows_are_numbered(write: Write, names: dict[str, Any], tmp_path: Path) -> None:
-    found = read(write, tmp_path, {"left": LEFT, "right": RIGHT, **names})
-    assert found.names[0] == ("row000001", "row000001")
-    assert found.names == sorted(set(found.names))
-    (note,) = found.notes
+    pairs = read(write, tmp_path, {"left": LEFT, "right": RIGHT, **names})
+    assert pairs.names[0] == ("row000001", "row000001")
+    assert pairs.names == sorted(set(pairs.names))
+    (note,) = pairs.notes
     assert "no names; rows are paired by their order and called row000001" in note
     assert "all count as originals, since no field view says otherwise" in note
 
 
 @pytest.mark.parametrize("write", KINDS)
 def test_without_names_each_view_is_numbered_by_itself(write: Write, tmp_path: Path) -> None:
-    found = read(write, tmp_path, {"left": LEFT, "right": RIGHT, "view": [0, 1, 0, 1, 0, 1]})
-    assert [name for name, _ in found.names] == [f"row00000{number}" for number in (1, 1, 2, 2, 3, 3)]
-    assert "originals" not in found.notes[0]
+    pairs = read(write, tmp_path, {"left": LEFT, "right": RIGHT, "view": [0, 1, 0, 1, 0, 1]})
+    assert [name for name, _ in pairs.names] == [f"row00000{number}" for number in (1, 1, 2, 2, 3, 3)]
+    assert "originals" not in pairs.notes[0]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("write", KINDS)
 def test_names_of_one_side_name_both(write: Write, side: str, tmp_path: Path) -> None:
-    found = read(write, tmp_path, {"left": LEFT, "right": RIGHT, f"{side}_name": NAMES})
-    assert found.names == PAIRS
-    assert f"names of the {side} side alone; rows are paired by their order" in found.notes[0]
+    pairs = read(write, tmp_path, {"left": LEFT, "right": RIGHT, f"{side}_name": NAMES})
+    assert pairs.names == PAIRS
+    assert f"names of the {side} side alone; rows are paired by their order" in pairs.notes[0]
 
 
 @pytest.mark.parametrize("write", KINDS)
 def test_fields_that_are_not_read_are_named(write: Write, tmp_path: Path) -> None:
-    found = read(write, tmp_path, FIELDS | {"labels": list(range(N)), "fold": [1.5] * N})
-    assert len(found.notes) == 1
-    assert found.notes[0].endswith(": not read: fold, labels")
+    pairs = read(write, tmp_path, FIELDS | {"labels": list(range(N)), "fold": [1.5] * N})
+    assert len(pairs.notes) == 1
+    assert pairs.notes[0].endswith(": not read: fold, labels")
 
 
 def test_rows_are_a_memory_map(tmp_path: Path) -> None:
     for fields in (FIELDS, CHANGES["float64"], CHANGES["another order"]):
-        found = read(rows, tmp_path, fields)
-        assert isinstance(found.left, np.memmap)
-        assert isinstance(found.right, np.memmap)
+        pairs = read(rows, tmp_path, fields)
+        assert isinstance(pairs.left, np.memmap)
+        assert isinstance(pairs.right, np.memmap)
 
 
 def test_rows_with_gaps_between_their_fields_are_read(tmp_path: Path) -> None:
@@ -150,19 +150,19 @@ def test_rows_with_gaps_between_their_fields_are_read(tmp_path: Path) -> None:
     table = np.zeros(N, kind)
     table["left"], table["right"], table["name"] = LEFT, RIGHT, NAMES
     np.save(tmp_path / "f.npy", table)
-    found = open_pairs(tmp_path / "f.npy")
-    assert np.array_equal(found.left, LEFT)
-    assert np.array_equal(found.right, RIGHT)
-    assert found.names == PAIRS
+    pairs = open_pairs(tmp_path / "f.npy")
+    assert np.array_equal(pairs.left, LEFT)
+    assert np.array_equal(pairs.right, RIGHT)
+    assert pairs.names == PAIRS
 
 
 # ---- refused by name
 
 
 def refusal(path: Path, right: Path | None = None) -> str:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         open_pairs(path, right)
-    line = str(told.value)
+    line = str(raised.value)
     assert line.isprintable()
     assert line.startswith(f"{path}: ")
     return line.removeprefix(f"{path}: ")
@@ -210,17 +210,17 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("fields", "told"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("fields", "expected"), WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("write", [rows, npz, pickled])
-def test_a_field_of_another_kind_is_named(write: Write, fields: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_a_field_of_another_kind_is_named(write: Write, fields: dict[str, Any], expected: str, tmp_path: Path) -> None:
     path = write(tmp_path / "f.npy", fields)
-    found = refusal(path)
-    assert found.startswith(told) or "strings alone (an array of " in found  # of a type that no old file has
-    assert HOW in found or "is expected in both" in found or "possible" in found or "or none" in found
+    message = refusal(path)
+    assert message.startswith(expected) or "strings alone (an array of " in message  # of a type that no old file has
+    assert HOW in message or "is expected in both" in message or "possible" in message or "or none" in message
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         (FIELDS | {"left_name": NAMES[:4]}, "field left_name: text, shape (4,); 6 names are expected"),
         (FIELDS | {"left_name": [NAMES]}, "field left_name: text, shape (1, 6); 6 names are expected"),
@@ -229,8 +229,8 @@ def test_a_field_of_another_kind_is_named(write: Write, fields: dict[str, Any], 
         ({"image": LEFT, "text": RIGHT}, "has no field left or left_ebds; its fields are image, text"),
     ],
 )
-def test_arrays_of_other_lengths_are_named(fields: dict[str, Any], told: str, tmp_path: Path) -> None:
-    assert refusal(npz(tmp_path / "f.npy", fields)).startswith(told)
+def test_arrays_of_other_lengths_are_named(fields: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    assert refusal(npz(tmp_path / "f.npy", fields)).startswith(expected)
 
 
 def objects(values: list[Any]) -> NDArray[Any]:
@@ -244,8 +244,8 @@ def objects(values: list[Any]) -> NDArray[Any]:
 )
 @pytest.mark.parametrize("write", [rows, npz])
 def test_pickled_objects_in_a_field_are_not_read(write: Write, field: str, value: Any, tmp_path: Path) -> None:
-    told = refusal(write(tmp_path / "f.npy", FIELDS | {field: value}))
-    assert told.startswith(f"field {field} holds pickled objects, which are not read; save names as ")
+    message = refusal(write(tmp_path / "f.npy", FIELDS | {field: value}))
+    assert message.startswith(f"field {field} holds pickled objects, which are not read; save names as ")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ FLOAT_ROW = [("left", "f4", (D,)), ("right", "f4", (D,))]
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "expected"),
     [
         (LEFT, f"{ONE} (6, 5)), not rows with fields; give the arrays of both sides, -d LEFT.npy"),
         (np.stack([LEFT, RIGHT]), f"{ONE} (2, 6, 5)), not rows with fields; {BOTH} array[0], array[1])"),
@@ -281,12 +281,12 @@ FLOAT_ROW = [("left", "f4", (D,)), ("right", "f4", (D,))]
         (np.zeros(3, [("left", "f4", (0,)), ("right", "f4", (0,)), ("name", "U3")]), "no names"),
     ],
 )
-def test_an_array_alone_gets_advice(array: NDArray[Any], told: str, tmp_path: Path) -> None:
+def test_an_array_alone_gets_advice(array: NDArray[Any], expected: str, tmp_path: Path) -> None:
     np.save(tmp_path / "f.npy", array)
-    if told == "no names":
+    if expected == "no names":
         assert open_pairs(tmp_path / "f.npy").left.size == 0  # which the layout refuses
         return
-    assert refusal(tmp_path / "f.npy").startswith(told)
+    assert refusal(tmp_path / "f.npy").startswith(expected)
 
 
 # ---- .npz of strangers
@@ -342,8 +342,8 @@ def test_a_member_that_is_not_as_long_as_it_says_is_refused(left: bytes, tmp_pat
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_packings_that_numpy_does_not_write_are_refused(method: int, tmp_path: Path) -> None:
-    told = refusal(archive(tmp_path / "f.npz", member((3, 4), bytes(48)), method))
-    assert told.startswith("left.npy is compressed as np.savez never does")
+    message = refusal(archive(tmp_path / "f.npz", member((3, 4), bytes(48)), method))
+    assert message.startswith("left.npy is compressed as np.savez never does")
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_read(
@@ -356,11 +356,11 @@ def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_read(
     monkeypatch.setattr("featuresExtractor.features.arrays.available_memory", lambda: 5 * size)
     tracemalloc.start()
     try:
-        told = refusal(path)
+        message = refusal(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert told.startswith("takes 0.4 GiB of memory, 0.3 GiB are free; use fewer numbers a side")
+    assert message.startswith("takes 0.4 GiB of memory, 0.3 GiB are free; use fewer dimensions")
     assert peak < 2**20
 
 
@@ -384,16 +384,16 @@ def plain(folder: Path, left: NDArray[Any], right: NDArray[Any]) -> tuple[Path, 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_two_arrays_are_a_memory_map_each(kind: str, order: Any, tmp_path: Path) -> None:
     given = LEFT.astype(kind, order=order), RIGHT.astype("<f8", order=order)
-    found = open_pairs(*plain(tmp_path, *given))
-    for array, expected in zip((found.left, found.right), given, strict=True):
+    pairs = open_pairs(*plain(tmp_path, *given))
+    for array, expected in zip((pairs.left, pairs.right), given, strict=True):
         assert isinstance(array, np.memmap)
         assert np.array_equal(array, expected)
-    assert found.names[-1] == ("row000006", "row000006")
-    assert found.view is None
+    assert pairs.names[-1] == ("row000006", "row000006")
+    assert pairs.view is None
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "told"),
+    ("left", "right", "expected"),
     [
         (LEFT, RIGHT[:4], "shape (6, 5), "),
         (LEFT.astype("i4"), RIGHT, f"int32, shape (6, 5); {FLOATS}"),
@@ -404,9 +404,9 @@ def test_two_arrays_are_a_memory_map_each(kind: str, order: Any, tmp_path: Path)
     ],
 )
 def test_arrays_that_are_no_two_sides_are_refused(
-    left: NDArray[Any], right: NDArray[Any], told: str, tmp_path: Path
+    left: NDArray[Any], right: NDArray[Any], expected: str, tmp_path: Path
 ) -> None:
-    assert refusal(*plain(tmp_path, left, right)).startswith(told)
+    assert refusal(*plain(tmp_path, left, right)).startswith(expected)
 
 
 def test_a_truncated_array_is_refused(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def checked(left: NDArray[Any], right: NDArray[Any]) -> list[str]:
 
 
 def refused(left: NDArray[Any], right: NDArray[Any]) -> str:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         checked(left, right)
-    return str(told.value)
+    return str(raised.value)
 
 
 def test_ordinary_numbers_get_no_word() -> None:
@@ -56,9 +56,9 @@ def test_what_is_no_number_is_told_with_its_pair(
     monkeypatch.setattr(values_module, "CHUNK_BYTES", chunk)
     sides = [vectors(), vectors(1)]
     sides[side][row, 5] = value
-    told = refused(sides[0], sides[1])
+    message = refused(sides[0], sides[1])
     advice = "replace or leave out its image and extract it again"
-    assert told == f"f.npy: {place}: {value} at index 5, not a finite number; {advice}"
+    assert message == f"f.npy: {place}: {value} at index 5, not a finite number; {advice}"
 
 
 def test_a_number_that_float32_does_not_hold_is_none() -> None:

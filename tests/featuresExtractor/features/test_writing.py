@@ -21,10 +21,10 @@ NAMES = [f"é{number}.jpg" for number in range(N)]
 
 
 def refused(path: Path | str, *given: Any, **named: Any) -> str:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         write_pairs(path, *given, **named)
-    assert str(told.value).startswith(f"{path}: ")
-    return str(told.value).removeprefix(f"{path}: ")
+    assert str(raised.value).startswith(f"{path}: ")
+    return str(raised.value).removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ">f4"])
@@ -87,7 +87,7 @@ NAN[3, 2] = np.nan
 
 
 @pytest.mark.parametrize(
-    ("given", "named", "told"),
+    ("given", "named", "expected"),
     [
         ((LEFT, RIGHT[:-1], NAMES), {}, "left is (8, 5) and right (7, 5)"),
         ((LEFT.astype(int), RIGHT, NAMES), {}, "field left: int64, shape (8, 5); float16, float32 or float64"),
@@ -109,8 +109,8 @@ NAN[3, 2] = np.nan
         ((LEFT, RIGHT, HALF + [f"augmented_{name}" for name in HALF]), {}, "some names begin with augmented_; pass "),
     ],
 )
-def test_arrays_that_are_no_pairs_are_refused(given: Any, named: Any, told: str, tmp_path: Path) -> None:
-    assert refused(tmp_path / "f.npy", *given, **named).startswith(told)
+def test_arrays_that_are_no_pairs_are_refused(given: Any, named: Any, expected: str, tmp_path: Path) -> None:
+    assert refused(tmp_path / "f.npy", *given, **named).startswith(expected)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuresExtractor.images import decode
-from featuresExtractor.images.decode import check_image, open_image, read_image, reason_of
+from featuresExtractor.images.decode import check_image, decode_image, open_image, reason_of
 from featuresExtractor.images.kinds import REFUSED, formats, suffixes
 from featuresExtractor.transforms import Preprocessing, prepare
 from tests.featuresExtractor.images.made import ORIENTED, photograph, saved
@@ -29,7 +29,7 @@ SMALL = Preprocessing(12, 8, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def fault(path: Path) -> str:
     """Why an image is refused, by its header alone as well as when it is read."""
     reasons = []
-    for look in (check_image, read_image):
+    for look in (check_image, decode_image):
         with pytest.raises((ValueError, OSError)) as caught:
             look(path, SMALL)
         reasons.append(reason_of(caught.value, path))
@@ -40,20 +40,20 @@ def fault(path: Path) -> str:
 def test_image_is_read_as_prepare_makes_it(image: Callable[..., Path], tmp_path: Path) -> None:
     path = image(tmp_path / "a.png", (33, 21))
     with Image.open(path) as opened:
-        assert np.array_equal(read_image(path, SMALL), prepare(opened, SMALL))
+        assert np.array_equal(decode_image(path, SMALL).pixels, prepare(opened, SMALL))
 
 
 def test_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     check_image(tmp_path / "a.gif", SMALL)
-    assert read_image(tmp_path / "a.gif", SMALL)[:, 0, 0].tolist() == [255, 0, 0]
+    assert decode_image(tmp_path / "a.gif", SMALL).pixels[:, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_image_of_one_pixel_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), "lime").save(tmp_path / "a.png")
     check_image(tmp_path / "a.png", SMALL)
-    assert (read_image(tmp_path / "a.png", SMALL) == np.array([0, 255, 0])[:, None, None]).all()
+    assert (decode_image(tmp_path / "a.png", SMALL).pixels == np.array([0, 255, 0])[:, None, None]).all()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif", ".bmp", ".jp2", ".ppm", ".ico", ".tga"])
@@ -61,7 +61,7 @@ def test_image_in_every_frequent_format_is_in_order(suffix: str, image: Callable
     path = image(tmp_path / f"a{suffix}", (33, 21))
     assert suffix in suffixes()
     check_image(path, SMALL)
-    assert read_image(path, SMALL).shape == (3, 8, 8)
+    assert decode_image(path, SMALL).pixels.shape == (3, 8, 8)
 
 
 def test_frequent_formats_are_tried_first_and_those_that_start_programs_never() -> None:
@@ -139,7 +139,7 @@ def test_header_that_promises_too_many_pixels_is_refused_before_any_is_made(name
 
 def test_image_too_narrow_to_resize_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (20_000, 2)).save(tmp_path / "line.png")
-    for look in (check_image, read_image):
+    for look in (check_image, decode_image):
         with pytest.raises(ValueError, match="20000 x 2 pixels are too narrow"):
             look(tmp_path / "line.png", replace(SMALL, resize=256))
 
@@ -193,9 +193,9 @@ def test_large_images_are_decoded_one_at_a_time(
     monkeypatch.setattr(decode, "LARGE", large)
     monkeypatch.setattr(decode, "prepare", watched)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: read_image(path, SMALL), range(4)))
+        actual = list(pool.map(lambda _: decode_image(path, SMALL).pixels, range(4)))
     assert max(seen) == most
-    assert all(np.array_equal(pixels, found[0]) for pixels in found)
+    assert all(np.array_equal(pixels, actual[0]) for pixels in actual)
 
 
 def test_header_of_an_image_is_all_that_is_read_to_open_it(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_what_can_be_read_is_never_refused_by_the_check(kind: str, way: str, tmp
     for _ in range(25):
         path.write_bytes(damaged(whole, way, generator))
         reasons = []
-        for look in (check_image, read_image):
+        for look in (check_image, decode_image):
             try:
                 look(path, SMALL)
                 reasons.append("")
@@ -253,7 +253,7 @@ def test_what_the_header_does_not_show_is_found_by_the_run(kind: str, place: flo
     path.write_bytes(whole[:start] + bytes(2048) + whole[start + 2048 :])
     check_image(path, SMALL)
     with pytest.raises(ValueError, match=f"^corrupt {kind} data "):
-        read_image(path, SMALL)
+        decode_image(path, SMALL)
 
 
 def test_corrupt_image_in_an_icon_is_refused(tmp_path: Path) -> None:
@@ -271,4 +271,5 @@ def test_image_that_needs_turning_is_cut_as_it_is_seen(tmp_path: Path) -> None:
         exif[0x0112] = orientation
         (tmp_path / "a.png").write_bytes(saved(image, "PNG", exif=exif))
         Image.fromarray(turn(image)).save(tmp_path / "b.png")
-        assert np.array_equal(read_image(tmp_path / "a.png", SMALL), read_image(tmp_path / "b.png", SMALL))
+        pixels, turned = (decode_image(tmp_path / name, SMALL).pixels for name in ("a.png", "b.png"))
+        assert np.array_equal(pixels, turned)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featuresExtractor.images import loader as reading
-from featuresExtractor.images.decode import read_image
+from featuresExtractor.images.decode import decode_image
 from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.images.folders.scan import OUTSIDE
 from featuresExtractor.images.loader import Batch, check_images, read_batches, read_item, without
@@ -60,15 +60,15 @@ def test_check_names_every_fault_in_order(
     frames[0].save("l.gif", save_all=True, append_images=frames[1:])
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("n.png")
-        found = named(find_images(root), workers)
-    assert [name[0] for name in found] == list("acdefghijn")
-    cut = {name: found.pop(name) for name in ("d.jpg", "f.png")}
+        actual = named(find_images(root), workers)
+    assert [name[0] for name in actual] == list("acdefghijn")
+    cut = {name: actual.pop(name) for name in ("d.jpg", "f.png")}
     assert all("truncated" in reason for reason in cut.values())
-    assert found.pop("j.png").startswith(
+    assert actual.pop("j.png").startswith(
         "20000 x 20000 pixels are more than the 178,956,970 that are read; --max-pixels"
     )
-    assert found.pop("i.png").startswith("3000000 x 1 pixels are too narrow")
-    assert list(found.items()) == [
+    assert actual.pop("i.png").startswith("3000000 x 1 pixels are too narrow")
+    assert list(actual.items()) == [
         ("a.png", "an empty file"),
         ("c.png", "a folder, not a file"),
         ("e.png", "a pipe, not a file"),
@@ -140,7 +140,7 @@ def room(sides: int = 2) -> NDArray[np.uint8]:
 def test_item_holds_all_sides_in_their_order(pairs: Callable[..., Path]) -> None:
     dataset, pixels = find_images(pairs(2)), room()
     assert read_item(dataset, 1, SMALL, pixels) == []
-    assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in dataset.items[1]]))
+    assert np.array_equal(pixels, np.stack([decode_image(path, SMALL).pixels for path in dataset.items[1]]))
 
 
 def test_unreadable_files_are_reported_with_side_and_reason(pairs: Callable[..., Path]) -> None:
@@ -264,25 +264,25 @@ def test_batches_come_in_order_however_long_each_item_takes(
     size: int, workers: int, reader: Callable[..., Reader]
 ) -> None:
     reader(UNEVEN)
-    found = []
+    actual = []
     for batch in read_batches(many(30), SMALL, parts(30, size), workers, Rooms()):
         time.sleep(0.002)  # what reads ahead must leave this batch alone
         assert drawn(batch) == batch.indices
         assert batch.faults == []
-        found.append(batch.indices)
-    assert found == [list(range(start, min(start + size, 30))) for start in range(0, 30, size)]
+        actual.append(batch.indices)
+    assert actual == [list(range(start, min(start + size, 30))) for start in range(0, 30, size)]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_only_what_is_left_is_read_in_the_parts_that_are_given(workers: int, reader: Callable[..., Reader]) -> None:
     started = reader(UNEVEN).started
     left = [range(2, 6), range(9, 10), range(12, 16), range(16, 17)]
-    found = []
+    actual = []
     for batch in read_batches(many(30), SMALL, left, workers, Rooms()):
         time.sleep(0.002)
         assert drawn(batch) == batch.indices == list(batch.items)
-        found.append(batch.items)
-    assert found == left
+        actual.append(batch.items)
+    assert actual == left
     assert sorted(started) == [index for part in left for index in part]
 
 
@@ -329,11 +329,11 @@ def test_what_cannot_be_read_leaves_the_others_in_their_place(size: int, reader:
 def test_pixels_are_those_of_the_images_and_of_no_batch_before(pairs: Callable[..., Path]) -> None:
     dataset = find_images(pairs(7))
     (dataset.items[5][1]).write_bytes(b"no image")
-    found = [(batch.indices, batch.pixels.copy()) for batch in read_batches(dataset, SMALL, parts(7, 2), 1, Rooms())]
-    assert [indices for indices, _ in found] == [[0, 1], [2, 3], [4], [6]]
-    for indices, pixels in found:
+    actual = [(batch.indices, batch.pixels.copy()) for batch in read_batches(dataset, SMALL, parts(7, 2), 1, Rooms())]
+    assert [indices for indices, _ in actual] == [[0, 1], [2, 3], [4], [6]]
+    for indices, pixels in actual:
         paths = [path for index in indices for path in dataset.items[index]]
-        assert np.array_equal(pixels, np.stack([read_image(path, SMALL) for path in paths]))
+        assert np.array_equal(pixels, np.stack([decode_image(path, SMALL).pixels for path in paths]))
 
 
 def test_torch_sees_images_with_their_channels_last(pairs: Callable[..., Path]) -> None:

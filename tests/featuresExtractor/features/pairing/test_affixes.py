@@ -13,9 +13,9 @@ NAMES = [f"{name}.jpg" for name in ("boat", "cat", "dog", "hat", "kite", "lamp",
 
 
 def refused(names: list[str]) -> str:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         suspects(names)
-    return str(told.value)
+    return str(raised.value)
 
 
 PATTERNS = {
@@ -36,18 +36,18 @@ PATTERNS = {
 @pytest.mark.parametrize("count", [10, 7, 5])
 def test_an_affix_of_many_names_is_refused(pattern: str, affix: str, count: int) -> None:
     marked = [pattern.format(name.removesuffix(".jpg")) for name in NAMES]
-    told = refused(NAMES + marked[:count])
+    message = refused(NAMES + marked[:count])
     examples = f"{marked[0]} and {NAMES[0]}, {marked[1]} and {NAMES[1]}"
-    assert told == f"{count} of {10 + count} names differ from another only by {affix} ({examples})"
+    assert message == f"{count} of {10 + count} names differ from another only by {affix} ({examples})"
 
 
 @pytest.mark.parametrize(("pattern", "affix"), PATTERNS.items())
 @pytest.mark.parametrize("count", [4, 2])
 def test_an_affix_of_few_names_is_warned_of(pattern: str, affix: str, count: int) -> None:
     marked = [pattern.format(name.removesuffix(".jpg")) for name in NAMES]
-    told = suspects(NAMES + marked[:count])
-    assert told is not None
-    assert told.startswith(f"{count} of {10 + count} names differ from another only by {affix} ({marked[0]} and ")
+    message = suspects(NAMES + marked[:count])
+    assert message is not None
+    assert message.startswith(f"{count} of {10 + count} names differ from another only by {affix} ({marked[0]} and ")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -85,9 +85,9 @@ def test_many_views_of_each_are_seen(views: int) -> None:
 )
 def test_a_word_for_flipping_in_the_place_of_another_is_seen(one: str, other: str) -> None:
     bases = [name.removesuffix(".jpg") for name in NAMES]
-    told = refused([one.format(base) for base in bases] + [other.format(base) for base in bases])
-    assert told.startswith("10 of 20 names differ from another only by a word such as flip (")
-    assert f"({other.format('boat')} and {one.format('boat')}, " in told
+    message = refused([one.format(base) for base in bases] + [other.format(base) for base in bases])
+    assert message.startswith("10 of 20 names differ from another only by a word such as flip (")
+    assert f"({other.format('boat')} and {one.format('boat')}, " in message
 
 
 INNOCENT = {
@@ -134,7 +134,7 @@ def test_the_longest_names_take_no_time() -> None:
 )
 def test_names_that_all_come_in_twos_are_warned_of(one: str, other: str) -> None:
     names = [form.format(number) + ".png" for form in (one, other) for number in range(100, 120)]
-    told = suspects(names)
-    assert told
-    assert "40 of 40 names come in twos that differ by" in told
+    message = suspects(names)
+    assert message
+    assert "40 of 40 names come in twos that differ by" in message
     assert suspects(names[:-1]) is None

@@ -36,22 +36,22 @@ def shuffled(names: Sequence[str], seed: int) -> list[str]:
 
 def laid_out(given: Table) -> Layout:
     """The layout, whose pairs are checked by the numbers: each row is of the pair that it is put to."""
-    found = lay_out(given, FILE)
-    assert found.names == sorted(found.names)
-    expected = [meaning(left) for left, _ in found.names]
+    layout = lay_out(given, FILE)
+    assert layout.names == sorted(layout.names)
+    expected = [meaning(left) for left, _ in layout.names]
     assert len(set(expected)) == len(expected)
-    for left, right in zip(found.left, found.right, strict=True):
+    for left, right in zip(layout.left, layout.right, strict=True):
         assert given.left[left, 0].tolist() == expected
         assert (given.right[right, 0] - 0.5).tolist() == expected
-    rows = [sorted(side.ravel().tolist()) for side in (found.left, found.right)]
+    rows = [sorted(side.ravel().tolist()) for side in (layout.left, layout.right)]
     assert rows == [list(range(len(given.names)))] * 2
-    return found
+    return layout
 
 
 def refused(given: Table) -> str:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         lay_out(given, FILE)
-    text = str(told.value)
+    text = str(raised.value)
     assert text.startswith("f.npy: ")
     assert text.isprintable()
     return text.removeprefix("f.npy: ")
@@ -84,10 +84,10 @@ def windows(name: str) -> str:
 @pytest.mark.parametrize("other", [same, png, bare, folder, windows])
 def test_rows_in_any_order_are_paired_by_name(other: Callable[[str], str], view: list[int] | None) -> None:
     left, right = shuffled(NAMES, 1), [other(name) for name in shuffled(NAMES, 2)]
-    found = laid_out(table(left, right, view))
+    layout = laid_out(table(left, right, view))
     moved = sum(meaning(one) != meaning(two) for one, two in zip(left, right, strict=True))
-    assert found.notes == (f"note: f.npy: {moved} of {N} rows are in another order on the right; paired by name",)
-    assert found.names == sorted((name, other(name)) for name in NAMES)
+    assert layout.notes == (f"note: f.npy: {moved} of {N} rows are in another order on the right; paired by name",)
+    assert layout.names == sorted((name, other(name)) for name in NAMES)
 
 
 @pytest.mark.parametrize("other", [same, png, bare, folder, windows])
@@ -102,23 +102,23 @@ def test_folders_below_those_of_the_sides_are_part_of_a_name(shuffle: bool) -> N
     right = shuffled(right, 1) if shuffle else right
     numbers = [np.array([[inner.index(name.split("/", 2)[2])] for name in names], float) for names in (left, right)]
     given = Table(numbers[0], numbers[1], list(zip(left, right, strict=True)), None)
-    found = lay_out(given, FILE)
-    assert np.array_equal(given.left[found.left], given.right[found.right])
-    assert not any(note.startswith("warning") for note in found.notes)
+    layout = lay_out(given, FILE)
+    assert np.array_equal(given.left[layout.left], given.right[layout.right])
+    assert not any(note.startswith("warning") for note in layout.notes)
 
 
 def test_each_view_is_paired_by_itself() -> None:
     left, right = shuffled(NAMES, 1) + shuffled(NAMES, 2), shuffled(NAMES, 3) + shuffled(NAMES, 4)
-    found = laid_out(table(left, right, [0] * N + [1] * N))
-    assert found.left[0].max() < N <= found.left[1].min()
-    assert found.right[0].max() < N <= found.right[1].min()
-    assert len(found.notes) == 1
+    layout = laid_out(table(left, right, [0] * N + [1] * N))
+    assert layout.left[0].max() < N <= layout.left[1].min()
+    assert layout.right[0].max() < N <= layout.right[1].min()
+    assert len(layout.notes) == 1
 
 
 def test_full_names_come_before_names_without_suffix() -> None:
-    found = lay_out(table(["1.jpg", "1.png"], ["1.png", "1.jpg"], [0, 0]), FILE)
-    assert found.names == [("1.jpg", "1.jpg"), ("1.png", "1.png")]
-    assert (found.left.tolist(), found.right.tolist()) == ([[0, 1]], [[1, 0]])
+    layout = lay_out(table(["1.jpg", "1.png"], ["1.png", "1.jpg"], [0, 0]), FILE)
+    assert layout.names == [("1.jpg", "1.jpg"), ("1.png", "1.png")]
+    assert (layout.left.tolist(), layout.right.tolist()) == ([[0, 1]], [[1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_full_names_come_before_names_without_suffix() -> None:
 def test_names_that_tell_no_partners_are_counted_and_rows_stay_as_they_are(
     left: list[str], right: list[str], count: int, shown: str, elsewhere: int
 ) -> None:
-    found = lay_out(table(left, right, [0] * 3), FILE)
-    assert np.array_equal(found.left, found.right)
-    assert sorted(found.names) == sorted(zip(left, right, strict=True))
-    (warning,) = found.notes
+    layout = lay_out(table(left, right, [0] * 3), FILE)
+    assert np.array_equal(layout.left, layout.right)
+    assert sorted(layout.names) == sorted(zip(left, right, strict=True))
+    (warning,) = layout.notes
     assert warning.startswith(f"warning: f.npy: {count} of 3 rows have different names")
     assert f"({shown})" in warning
     assert (f"although {elsewhere} names are in another row" in warning) == (elsewhere > 0)
@@ -144,9 +144,9 @@ def test_names_that_tell_no_partners_are_counted_and_rows_stay_as_they_are(
 
 def test_one_image_may_be_in_several_pairs_where_the_file_says_that_rows_are_originals() -> None:
     left, right = ["1.jpg", "1.jpg", "2.jpg"], ["1.jpg", "3.jpg", "3.jpg"]
-    found = lay_out(table(left, right, [0, 0, 0]), FILE)
-    assert found.names == [("1.jpg", "1.jpg"), ("1.jpg", "3.jpg"), ("2.jpg", "3.jpg")]
-    assert np.array_equal(found.left, found.right)
+    layout = lay_out(table(left, right, [0, 0, 0]), FILE)
+    assert layout.names == [("1.jpg", "1.jpg"), ("1.jpg", "3.jpg"), ("2.jpg", "3.jpg")]
+    assert np.array_equal(layout.left, layout.right)
 
 
 # ---- second views, in files without a field that says it
@@ -176,23 +176,23 @@ def halves(first: int, second: int) -> list[str]:
     ],
 )
 def test_augmented_names_are_second_views(left: list[str], right: list[str]) -> None:
-    found = views(left, right)
-    assert len(found.names) == N
+    layout = views(left, right)
+    assert len(layout.names) == N
     flags = ["augmented_" in name for name in left], ["augmented_" in name for name in right]
-    for rows, flag in zip((found.left, found.right), flags, strict=True):
+    for rows, flag in zip((layout.left, layout.right), flags, strict=True):
         assert [flag[row] for row in rows[0]] == [False] * N
         assert [flag[row] for row in rows[1]] == [True] * N
-    assert f"note: f.npy: {N} rows called augmented_NAME are taken as second views of NAME" in found.notes
-    assert not any("augmented_" in side for name in found.names for side in name)
+    assert f"note: f.npy: {N} rows called augmented_NAME are taken as second views of NAME" in layout.notes
+    assert not any("augmented_" in side for name in layout.names for side in name)
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_augmented_names_of_one_side_are_second_views_too(side: int) -> None:
     names = [NAMES + NAMES, NAMES + NAMES]
     names[side] = NAMES + AUGMENTED
-    found = lay_out(table(names[0], names[1]), FILE)
-    assert found.left.tolist() == found.right.tolist() == [list(range(N)), list(range(N, 2 * N))]
-    assert found.notes[0].startswith("warning: ")
+    layout = lay_out(table(names[0], names[1]), FILE)
+    assert layout.left.tolist() == layout.right.tolist() == [list(range(N)), list(range(N, 2 * N))]
+    assert layout.notes[0].startswith("warning: ")
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_augmented_names_of_one_side_are_second_views_too(side: int) -> None:
     [(NAMES + AUGMENTED[1:], "000.jpg"), (NAMES[:-1] + AUGMENTED, NAMES[-1]), (NAMES + AUGMENTED[:1], "001.jpg")],
 )
 def test_augmented_views_of_some_pairs_alone_are_refused(names: list[str], odd: str) -> None:
-    told = refused(table(names, names))
-    assert told.startswith("rows called augmented_NAME are the second views of NAME, but ")
-    assert f"such as {odd}. Add a field view" in told
+    message = refused(table(names, names))
+    assert message.startswith("rows called augmented_NAME are the second views of NAME, but ")
+    assert f"such as {odd}. Add a field view" in message
 
 
 def test_images_that_are_all_called_augmented_are_no_views() -> None:
@@ -223,11 +223,11 @@ def test_images_that_are_all_called_augmented_are_no_views() -> None:
 def test_names_that_appear_equally_often_are_views_in_the_order_of_their_rows(
     left: list[str], right: list[str]
 ) -> None:
-    found, times = views(left, right), len(left) // N
-    assert found.left.shape == (times, N)
-    assert f"note: f.npy: each pair's names appear {times} times; taken as {times} views of one pair" in found.notes
+    layout, times = views(left, right), len(left) // N
+    assert layout.left.shape == (times, N)
+    assert f"note: f.npy: each pair's names appear {times} times; taken as {times} views of one pair" in layout.notes
     for column in range(N):
-        assert found.left[:, column].tolist() == sorted(found.left[:, column])
+        assert layout.left[:, column].tolist() == sorted(layout.left[:, column])
 
 
 @pytest.mark.parametrize("names", [[*NAMES, NAMES[1]], NAMES * 2 + NAMES[:1]])
@@ -238,8 +238,8 @@ def test_names_that_appear_unequally_often_are_refused(names: list[str]) -> None
 
 
 def test_a_view_that_the_file_says_is_believed() -> None:
-    found = laid_out(table(NAMES + NAMES, NAMES + NAMES, [0] * N + [1] * N))
-    assert (found.left.shape, found.notes) == ((2, N), ())
+    layout = laid_out(table(NAMES + NAMES, NAMES + NAMES, [0] * N + [1] * N))
+    assert (layout.left.shape, layout.notes) == ((2, N), ())
     flips = [f"flip_{name}" for name in NAMES]
     names = NAMES + flips
     assert len(lay_out(table(names, names, [0] * 2 * N), FILE).names) == 2 * N
@@ -247,15 +247,15 @@ def test_a_view_that_the_file_says_is_believed() -> None:
 
 def test_halves_in_different_orders_on_both_sides_are_not_guessed() -> None:
     left, right = shuffled(NAMES, 1) + shuffled(NAMES, 2), shuffled(NAMES, 3) + shuffled(NAMES, 4)
-    told = refused(table(left, right))
-    assert told.startswith("each name appears 2 times or more on both sides, beside different names (")
-    assert "Add a field view" in told
+    message = refused(table(left, right))
+    assert message.startswith("each name appears 2 times or more on both sides, beside different names (")
+    assert "Add a field view" in message
 
 
 def test_pairs_of_other_names_in_the_second_half_are_pairs() -> None:
-    found = lay_out(table(["1", "2", "1", "2"], ["3", "4", "4", "3"]), FILE)
-    assert len(found.names) == 4
-    assert len(found.left) == 1
+    layout = lay_out(table(["1", "2", "1", "2"], ["3", "4", "4", "3"]), FILE)
+    assert len(layout.names) == 4
+    assert len(layout.left) == 1
 
 
 # ---- in memory
@@ -263,9 +263,9 @@ def test_pairs_of_other_names_in_the_second_half_are_pairs() -> None:
 
 def test_pairs_in_memory_keep_the_order_of_the_left_rows() -> None:
     left, right = shuffled(NAMES, 1), shuffled(NAMES, 2)
-    found = in_memory(table(left * 2, right * 2, [0] * N + [1] * N), FILE)
-    assert found.names == [(name, name) for name in left] * 2
-    assert found.left[:, 0].tolist() == [meaning(name) for name in left] * 2
-    assert np.array_equal(found.right, found.left + 0.5)
-    assert found.left.dtype == found.right.dtype == np.float32
-    assert found.view.tolist() == [0] * N + [1] * N
+    actual = in_memory(table(left * 2, right * 2, [0] * N + [1] * N), FILE)
+    assert actual.names == [(name, name) for name in left] * 2
+    assert actual.left[:, 0].tolist() == [meaning(name) for name in left] * 2
+    assert np.array_equal(actual.right, actual.left + 0.5)
+    assert actual.left.dtype == actual.right.dtype == np.float32
+    assert actual.view.tolist() == [0] * N + [1] * N

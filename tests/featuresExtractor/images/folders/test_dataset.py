@@ -89,8 +89,8 @@ def test_orphans_are_named_on_both_sides(tmp_path: Path) -> None:
 def test_many_orphans_are_counted_and_ten_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = touch(tmp_path, "left/x.png", "right/x.png", *(f"left/{number:04}.png" for number in range(1200)))
     names = ", ".join(f"{number:04}.png" for number in range(10))
-    told = f": 1,200 left images have no right image of the same name: {names} and 1,190 more; --on-error skip "
-    assert refusal(root).startswith(told)
+    expected = f": 1,200 left images have no right image of the same name: {names} and 1,190 more; --on-error skip "
+    assert refusal(root).startswith(expected)
     assert capsys.readouterr() == ("", "")
     assert len(find_images(root, skip=True).skipped) == 1200
 
@@ -137,8 +137,8 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path) == ": no images found; nor left/ and right/"
     touch(tmp_path, "left/notes.txt")
     (tmp_path / "right").mkdir()
-    told = "1 file is not read: left/notes.txt: not an image by its name or its contents"
-    assert refusal(tmp_path) == f": no images found in left/ and right/; {told}"
+    expected = "1 file is not read: left/notes.txt: not an image by its name or its contents"
+    assert refusal(tmp_path) == f": no images found in left/ and right/; {expected}"
 
 
 def test_folder_of_orphans_alone_holds_no_pairs(tmp_path: Path) -> None:
@@ -364,20 +364,22 @@ def test_a_folder_of_pairs_below_the_folder_is_named(tmp_path: Path) -> None:
 def test_a_pattern_in_names_is_one_line(tmp_path: Path) -> None:
     names = [f"{side}/img{number}_{side}.jpg" for side in ("left", "right") for number in range(40)]
     root = touch(tmp_path, *names)
-    told = ": 80 images have no partner: left names end in '_left' and right names end in '_right' (img0_left.jpg and "
-    assert refusal(root).startswith(told)
+    expected = (
+        ": 80 images have no partner: left names end in '_left' and right names end in '_right' (img0_left.jpg and "
+    )
+    assert refusal(root).startswith(expected)
     assert refusal(root).count("img") == 4
     root = touch(tmp_path, "left/x.png", "right/x.png")
     assert len(find_images(root, skip=True).skipped) == 80
-    assert find_images(root, skip=True).warnings()[0].startswith(f"warning{told}")
+    assert find_images(root, skip=True).warnings()[0].startswith(f"warning{expected}")
 
 
 def test_pairs_in_one_folder_are_said_to_be_read_as_single_images(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"img{number}_{side}.jpg" for side in ("left", "right") for number in range(4)))
     dataset = find_images(root)
     assert (len(dataset), dataset.kind) == (8, "images")
-    (told,) = dataset.warnings()
-    assert told.startswith(
+    (expected,) = dataset.warnings()
+    assert expected.startswith(
         "warning: 4 times two images are called like img0_left.jpg and img0_right.jpg: read as single"
     )
     assert find_images(touch(tmp_path / "x", "left.png", "b.png", "c.png", "d.png")).warnings() == []

@@ -33,9 +33,9 @@ def told(left: str, right: str, root: Path = Path("d"), numbers: range = range(4
     ],
 )
 def test_the_difference_between_names_is_seen(left: str, right: str, pattern: str) -> None:
-    found = told(left, right)
-    assert found.startswith(pattern)
-    assert f"{left.format(0)} and {right.format(0)}" in found.replace("'", "")
+    actual = told(left, right)
+    assert actual.startswith(pattern)
+    assert f"{left.format(0)} and {right.format(0)}" in actual.replace("'", "")
 
 
 @pytest.mark.parametrize(("left", "right"), [("{}.jpg", "9{}.jpg"), ("a{}.jpg", "x{}y7{}z.jpg")])
@@ -67,9 +67,9 @@ def test_the_printed_command_makes_pairs(left: str, right: str, tmp_path: Path) 
 
 
 def test_names_that_a_shell_would_read_otherwise_are_in_no_command() -> None:
-    found = told("{}_$(touch x).jpg", "{}_`y`.jpg")
-    assert "left names end in '_$(touch x)'" in found
-    assert "bash" not in found
+    actual = told("{}_$(touch x).jpg", "{}_`y`.jpg")
+    assert "left names end in '_$(touch x)'" in actual
+    assert "bash" not in actual
 
 
 def test_pairs_in_one_folder_are_seen() -> None:

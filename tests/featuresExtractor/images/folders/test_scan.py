@@ -48,9 +48,9 @@ def test_other_files_are_listed(name: str, tmp_path: Path) -> None:
 def test_raw_files_are_not_taken_for_the_tiffs_that_they_are(tmp_path: Path) -> None:
     for name, contents in (("a.CR2", CR2), ("b", CR2), ("c.dng", image("TIFF")), ("d.NEF", image("TIFF"))):
         write(tmp_path / name, contents)
-    found = scan(tmp_path)
-    assert found.images == []
-    assert [(item.name, item.reason.split(";")[0]) for item in found.not_read] == [
+    scanned = scan(tmp_path)
+    assert scanned.images == []
+    assert [(item.name, item.reason.split(";")[0]) for item in scanned.not_read] == [
         (name, "camera raw is not read") for name in ("a.CR2", "b", "c.dng", "d.NEF")
     ]
 
@@ -90,8 +90,8 @@ def test_litter_is_passed_over_in_silence(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [".a.jpg", "DS_Store.jpg", "thumbs.db.png", "desktop.ini.jpg", ".hidden/a.png", "42"])
 def test_what_only_looks_like_litter_is_not(name: str, tmp_path: Path) -> None:
     write(tmp_path / name, image("PNG"))
-    found = scan(tmp_path)
-    assert [*found.images, *(item.name for item in found.not_read)] == [name]
+    scanned = scan(tmp_path)
+    assert [*scanned.images, *(item.name for item in scanned.not_read)] == [name]
 
 
 # --- links ---
@@ -111,9 +111,9 @@ def test_loops_of_links_end(tmp_path: Path) -> None:
     write(tmp_path / "a" / "b" / "x.png")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "self").symlink_to(".")
-    found = scan(tmp_path, recursive=True, links=True)
-    assert found.images == ["a/b/x.png"]
-    assert found.not_read == [NotRead("a/b/up/", LOOP), NotRead("a/self/", LOOP)]
+    scanned = scan(tmp_path, recursive=True, links=True)
+    assert scanned.images == ["a/b/x.png"]
+    assert scanned.not_read == [NotRead("a/b/up/", LOOP), NotRead("a/self/", LOOP)]
 
 
 def test_links_in_a_mesh_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +132,8 @@ def test_contents_behind_links_out_of_the_dataset_are_not_looked_at(tmp_path: Pa
     (tmp_path / "set" / "left").mkdir()
     (tmp_path / "set" / "left" / "a").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set" / "left" / "b").symlink_to(tmp_path / "set" / "files" / "b")
-    found = scan(tmp_path / "set" / "left", root=tmp_path / "set")
-    assert (found.images, found.not_read) == (["b"], [NotRead("a", OUTSIDE)])
+    scanned = scan(tmp_path / "set" / "left", root=tmp_path / "set")
+    assert (scanned.images, scanned.not_read) == (["b"], [NotRead("a", OUTSIDE)])
     assert scan(tmp_path / "set" / "left", links=True).images == ["a", "b"]
 
 

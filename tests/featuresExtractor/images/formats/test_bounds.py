@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuresExtractor.images.decode import check_image, decode_image, read_image, reason_of
+from featuresExtractor.images.decode import check_image, decode_image, reason_of
 from featuresExtractor.images.formats.bounds import Bound, admit, bounded
 from featuresExtractor.images.settings import Decoding
 from featuresExtractor.transforms import Preprocessing
@@ -39,11 +39,11 @@ def test_bound_of_pillow_never_acts(kind: str, monkeypatch: pytest.MonkeyPatch, 
     for number, size in enumerate(((15, 10), (40, 30))):
         path = tmp_path / f"{number}.image"
         path.write_bytes(saved(photograph(1, *size), kind, **({"sizes": [size]} if kind == "ICO" else {})))
-        expected = read_image(path, SMALL)
+        expected = decode_image(path, SMALL).pixels
         with monkeypatch.context() as patch:
             patch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
             check_image(path, SMALL)
-            assert np.array_equal(read_image(path, SMALL), expected)
+            assert np.array_equal(decode_image(path, SMALL).pixels, expected)
             assert Image.MAX_IMAGE_PIXELS == 100
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from featuresExtractor.images.decode import check_image, read_image
+from featuresExtractor.images.decode import check_image, decode_image
 from featuresExtractor.images.formats.orientation import orientation_of, upright
 from featuresExtractor.transforms import Preprocessing
 from tests.featuresExtractor.images.made import (
@@ -35,7 +35,7 @@ def read(file: bytes, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The pixels (48, 48, 3) that the network would see."""
     (tmp_path / "a.file").write_bytes(file)
     check_image(tmp_path / "a.file", AS_IT_IS)
-    return read_image(tmp_path / "a.file", AS_IT_IS).transpose(1, 2, 0).astype(int)
+    return decode_image(tmp_path / "a.file", AS_IT_IS).pixels.transpose(1, 2, 0).astype(int)
 
 
 def closest(pixels: np.ndarray[Any, np.dtype[np.int64]], image: Any) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featuresExtractor.images.decode import check_image, read_image
+from featuresExtractor.images.decode import check_image, decode_image
 from featuresExtractor.images.formats import tiff
 from featuresExtractor.images.formats.other import Other
 from featuresExtractor.images.formats.tiff import Directory, description
@@ -61,9 +61,9 @@ def test_pixels_are_those_of_pillow(mode: str, name: str) -> None:
     else:
         image = Image.fromarray(IMAGE).convert(mode)
     file = saved(image, "TIFF", **KINDS[name])
-    found, expected = read(file), by_pillow(file)
-    assert (found.mode, found.size) == (expected.mode, expected.size)
-    assert np.array_equal(np.asarray(found.convert("RGBA")), np.asarray(expected.convert("RGBA")))
+    actual, expected = read(file), by_pillow(file)
+    assert (actual.mode, actual.size) == (expected.mode, expected.size)
+    assert np.array_equal(np.asarray(actual.convert("RGBA")), np.asarray(expected.convert("RGBA")))
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
@@ -87,7 +87,7 @@ def test_resolution_of_nothing_stops_no_image(tmp_path: Path) -> None:
     file = with_entry(with_entry(whole + bytes(8), 282, 5, 1, struct.pack("<I", len(whole))), 296, 3, 1, b"\2\0\0\0")
     (tmp_path / "a.tif").write_bytes(file)
     check_image(tmp_path / "a.tif", SMALL)
-    assert read_image(tmp_path / "a.tif", SMALL).shape == (3, 24, 24)
+    assert decode_image(tmp_path / "a.tif", SMALL).pixels.shape == (3, 24, 24)
 
 
 def test_colour_profile_is_passed_on() -> None:
@@ -100,9 +100,9 @@ def test_file_too_large_for_the_memory_is_read_alike(monkeypatch: pytest.MonkeyP
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "a.tif").write_bytes(saved(IMAGE, "TIFF", compression="tiff_lzw", exif=exif))
-    expected = read_image(tmp_path / "a.tif", SMALL)
+    expected = decode_image(tmp_path / "a.tif", SMALL).pixels
     monkeypatch.setattr(tiff, "MOST_IN_MEMORY", 100)
-    assert np.array_equal(read_image(tmp_path / "a.tif", SMALL), expected)
+    assert np.array_equal(decode_image(tmp_path / "a.tif", SMALL).pixels, expected)
 
 
 # --- corrupt data ---
@@ -167,6 +167,6 @@ def test_tiff_that_is_not_read_is_described(bits: tuple[int, ...], sample: int, 
     file = by_hand(bits, sample)
     assert description(Directory(io.BytesIO(file))) == said
     (tmp_path / "a.tif").write_bytes(file)
-    for look in (check_image, read_image):
+    for look in (check_image, decode_image):
         with pytest.raises(ValueError, match=f"^{re.escape(said)} is not read here; save it as PNG, or as TIFF with"):
             look(tmp_path / "a.tif", SMALL)

@@ -250,6 +250,6 @@ def test_threads_share_a_conversion() -> None:
     names = ["Display P3", "Adobe RGB (1998)"] * 32
     images = [opened(Image.fromarray(part), "PNG", rgb_profile(name)) for part, name in zip(parts, names, strict=True)]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda image: np.asarray(to_rgb(image, SRGB)[0]), images))
-    for rgb, part, name in zip(found, parts, names, strict=True):
+        actual = list(pool.map(lambda image: np.asarray(to_rgb(image, SRGB)[0]), images))
+    for rgb, part, name in zip(actual, parts, names, strict=True):
         assert np.abs(rgb - expected_srgb(part, name)).max() <= 2

@@ -85,19 +85,19 @@ def read(path: Path, decoding: Decoding | None = None) -> tuple[NDArray[Any], tu
 def answers(path: Path, samples: NDArray[Any], expected: NDArray[Any], within: float, **case: Any) -> Counter[str]:
     """How often the file is read, refused by name, or of a kind that Pillow does not open, over all its layouts; a
     value that is off by more than `within` fails."""
-    found: Counter[str] = Counter()
+    actual: Counter[str] = Counter()
     for layout in layouts(case["bits"], samples.shape[-1]):
         write_tiff(path, samples, **case, **layout)
         try:
             rgb, _ = read(path)
         except UnidentifiedImageError:
-            found["unknown"] += 1
+            actual["unknown"] += 1
         except ValueError as error:
-            found["refused" if "save it" in str(error) else str(error)] += 1
+            actual["refused" if "save it" in str(error) else str(error)] += 1
         else:
             assert np.abs(rgb - expected).max() <= within, layout
-            found["read"] += 1
-    return found
+            actual["read"] += 1
+    return actual
 
 
 CASES = [
@@ -136,8 +136,8 @@ def test_every_interpretation_at_every_depth_is_right_or_refused_by_name(
     expected = expected_rgb(samples, photometric, bits, table)
     exact = photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
     within = 0.5 + 1e-9 if exact and (photometric, bits) != (RGB, 16) else 1.2
-    found = answers(tmp_path / "a.tif", samples, expected, within, photometric=photometric, bits=bits, extra=extra)
-    assert found == counts
+    actual = answers(tmp_path / "a.tif", samples, expected, within, photometric=photometric, bits=bits, extra=extra)
+    assert actual == counts
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -158,8 +158,8 @@ def test_a_fourth_sample_is_opacity_only_where_the_file_says_so(bits: int, meani
     over = {1: colors + 255 * (1 - share), 2: colors * share + 255 * (1 - share)}
     extra = {} if meaning is None else {338: (3, [meaning])}
     path = tmp_path / "a.tif"
-    found = answers(path, samples, over.get(meaning or 0, colors), 1.35, photometric=RGB, bits=bits, extra=extra)
-    assert found["read"] >= 12
+    actual = answers(path, samples, over.get(meaning or 0, colors), 1.35, photometric=RGB, bits=bits, extra=extra)
+    assert actual["read"] >= 12
     write_tiff(path, samples, RGB, bits, extra=extra)
     assert read(path)[1] == (() if meaning in (1, 2) else (UNSTATED,))
 
@@ -308,9 +308,9 @@ def test_a_stated_range_is_used_only_where_it_can_be_one(
     values: NDArray[np.uint16], tags: dict[int, Any], span: tuple[int, int], remarks: tuple[str, ...], tmp_path: Path
 ) -> None:
     write_tiff(tmp_path / "a.tif", values, BLACK_IS_ZERO, 16, extra=tags)
-    rgb, found = read(tmp_path / "a.tif")
+    rgb, actual = read(tmp_path / "a.tif")
     assert np.abs(rgb[..., 0] - (values - span[0]) / (span[1] - span[0]) * 255.0).max() <= 0.5 + 1e-9
-    assert found == remarks
+    assert actual == remarks
 
 
 def test_a_stated_range_makes_floats_and_signed_integers_readable(tmp_path: Path) -> None:

@@ -468,9 +468,9 @@ def tga(alpha: NDArray[Any], attribute_bits: int, kind: int | None = None) -> by
     ],
 )
 def test_alpha_of_a_tga_is_what_its_header_says(data: bytes, shown: NDArray[Any], remarks: tuple[str, ...]) -> None:
-    rgb, found = read(data)
+    rgb, actual = read(data)
     assert np.abs(rgb - shown).max() <= 1
-    assert found == remarks
+    assert actual == remarks
 
 
 def test_alpha_of_a_tga_by_which_its_colours_are_multiplied_is_laid_over_white() -> None:
@@ -507,9 +507,9 @@ def bmp(alpha: NDArray[Any], header: int, masks: tuple[int, ...] = ()) -> bytes:
 def test_alpha_of_a_bmp_is_opacity_unless_it_is_zero_everywhere(
     data: bytes, shown: NDArray[Any], remarks: tuple[str, ...]
 ) -> None:
-    rgb, found = read(data)
+    rgb, actual = read(data)
     assert np.abs(rgb - shown).max() <= 1
-    assert found == remarks
+    assert actual == remarks
 
 
 @pytest.mark.parametrize(("alpha", "shown", "remarks"), [(RAMP, over(RAMP), ()), (RAMP * 0, COLORS, (UNSET,))])
@@ -519,9 +519,9 @@ def test_alpha_of_an_icon_is_opacity_unless_it_is_zero_everywhere(
     file = io.BytesIO()
     image = Image.fromarray(np.concatenate([COLORS, alpha], axis=-1))
     image.save(file, "ICO", bitmap_format="bmp", sizes=[image.size])
-    rgb, found = read(file.getvalue())
+    rgb, actual = read(file.getvalue())
     assert np.abs(rgb - shown).max() <= 1
-    assert found == remarks
+    assert actual == remarks
 
 
 def psd(layers: int) -> bytes:
