@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from common.vectors import to_unit
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.folding import fold_batch_norms
-from featuresExtractor.models import Model
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -57,7 +57,7 @@ def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int 
     return to_unit(pooled(activation, tokens, prefix))[0]
 
 
-def reduction(name: str, model: Model) -> Reduce:
+def reduction(name: str, model: Backbone) -> Reduce:
     """What a processor does to a layer's activation: `raw`, `pooled` or `normalised`."""
     if name == "raw":
         return raw

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+
+from featuresExtractor.backbones.libraries.table import LIBRARIES
 
 LIKE, ALIKE = 0.6, 0.8  # of difflib: what may be meant, and what is a slip of the pen
 MOST = 3  # addresses
@@ -89,45 +91,15 @@ def _close(name: str, found: list[Candidate]) -> list[str]:
 
 
 def _address(library: str, architecture: str, tag: str) -> str:
-    if library == "torchvision":
-        return f"{library}/{architecture}"
-    return f"{library}/{architecture}{'.' if library == 'timm' else '/'}{tag}"
+    separator = LIBRARIES[library].separator if tag else ""
+    return f"{library}/{architecture}{separator}{tag}"
 
 
 def _candidates() -> Iterator[Candidate]:
     """All networks with pretrained weights of the libraries that are installed; the first tag of an architecture is
     its library's choice."""
-    for library, names in LIBRARIES.items():
+    for name, library in LIBRARIES.items():
         try:
-            yield from ((library, architecture, tag) for architecture, tag in names())
+            yield from ((name, architecture, tag) for architecture, tag in library.names())
         except ImportError:
             continue
-
-
-def _of_timm() -> Iterator[tuple[str, str]]:
-    import timm
-
-    for name in timm.list_models():
-        own = str(timm.get_pretrained_cfg_value(name, "tag") or "")
-        tags = [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{name}.*")]
-        yield from ((name, tag) for tag in sorted(tags, key=lambda tag: tag != own))
-
-
-def _of_open_clip() -> Iterator[tuple[str, str]]:
-    import open_clip
-
-    yield from sorted(open_clip.list_pretrained(), key=lambda pair: pair[1] != "openai")
-
-
-def _of_torchvision() -> Iterator[tuple[str, str]]:
-    import torchvision.models
-    from torchvision.models import list_models
-
-    yield from ((name, "") for name in list_models(module=torchvision.models))
-
-
-LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
-    "timm": _of_timm,
-    "open_clip": _of_open_clip,
-    "torchvision": _of_torchvision,
-}

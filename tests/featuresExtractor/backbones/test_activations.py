@@ -29,7 +29,7 @@ from featuresExtractor.backbones.activations import (
 )
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import Weights, load_backbone
-from featuresExtractor.models import Model, find_model
+from featuresExtractor.models import Backbone, find_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,7 +200,7 @@ def test_raw_activation_is_as_it_was_in_fp32_and_in_plain_order() -> None:
     assert torch.equal(result, given.float())
 
 
-def test_reduction_pools_tokens_as_the_model_says(tiny_model: Model) -> None:
+def test_reduction_pools_tokens_as_the_model_says(tiny_model: Backbone) -> None:
     tokens = counted(2, 6, 3)
     means = replace(tiny_model, tokens="mean", prefix=2)
     assert torch.equal(reduction("pooled", replace(means, tokens="class"))(tokens), tokens[:, 0])
