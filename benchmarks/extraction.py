@@ -22,7 +22,7 @@ from benchmarks.table import Apart, Row, median_seconds
 from common.machine.device import tf32
 from common.machine.system import cores
 from common.storage.staging import Staging
-from featuresExtractor.backbones.activations import TappedBackbone
+from featuresExtractor.backbones.activations import LayerReader
 from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.layers import resolve
@@ -104,7 +104,7 @@ def draw_pairs(folder: Path, pairs: int) -> None:
 
 
 def _forward(model: Backbone, network: nn.Module, device: torch.device, sizes: Sizes, precision: str) -> Forward:
-    backbone = TappedBackbone(copy.deepcopy(network), tuple(model.layers))
+    backbone = LayerReader(copy.deepcopy(network), tuple(model.layers))
     return Forward(backbone, model.preprocessing, 2, device, sizes.batch, precision=precision, compiled=sizes.compiled)
 
 

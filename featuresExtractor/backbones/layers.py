@@ -1,4 +1,4 @@
-"""Which layers of a network are tapped: what a user names, what the library names, and what shapes they have."""
+"""Which layers of a network are read: what a user names, what the library names, and what shapes they have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAST_BLOCKS = 3  # of a transformer, as timm's feature interface has it
 
 
 def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) -> Backbone:
-    """The row or the address `name`, tapped at the layers that `patterns` name.
+    """Return the row or the address `name`, with the layers that `patterns` name.
 
     Without patterns a row has its own layers, and any other network the stages that its library's feature interface
     names. `tokens` (`class` or `mean`) overrides how the network itself pools its tokens.
@@ -34,26 +34,26 @@ def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) 
         network = skeleton(model)
         shapes = output_shapes(model, network)
         chosen = matching(model, patterns, shapes) if patterns else default_layers(model, network, shapes)
-        tapped = {layer: _shape_of(model, layer, shapes) for layer in chosen}
-        layers = {layer: channels(shape) for layer, shape in tapped.items()}
-        model = with_tokens(replace(model, layers=layers), network, tapped)
+        read = {layer: _shape_of(model, layer, shapes) for layer in chosen}
+        layers = {layer: channels(shape) for layer, shape in read.items()}
+        model = with_tokens(replace(model, layers=layers), network, read)
     if tokens == "class" and not model.prefix:
         raise InputError(f"{name}: has no class token; --tokens mean is possible")
     return replace(model, tokens=tokens) if tokens else model
 
 
-def with_tokens(model: Backbone, network: nn.Module, tapped: Mapping[str, tuple[int, ...]]) -> Backbone:
+def with_tokens(model: Backbone, network: nn.Module, read: Mapping[str, tuple[int, ...]]) -> Backbone:
     """The model with its tokens pooled: the class token where the network itself looks at that alone, else the mean of
     its patches' tokens, without class token and registers.
 
-    Some networks add their class token late. InputError when some of the `tapped` layers (and their shapes) have it
+    Some networks add their class token late. InputError when some of the layers `read` (and their shapes) have it
     and others do not.
     """
     trunk = getattr(network, "trunk", network)
     prefix = getattr(trunk, "num_prefix_tokens", None)
     if prefix is None:
         prefix = int(any(hasattr(trunk, name) for name in ("class_embedding", "class_token")))
-    counts = {layer: shape[0] for layer, shape in tapped.items() if len(shape) == 2}
+    counts = {layer: shape[0] for layer, shape in read.items() if len(shape) == 2}
     bare = [layer for layer, count in counts.items() if _is_square(count) and not _is_square(count - prefix)]
     if bare and len(bare) < len(counts):
         other = next(layer for layer in counts if layer not in bare)
@@ -75,7 +75,7 @@ def _is_square(count: int) -> bool:
 def output_shapes(model: Backbone, network: nn.Module) -> Shapes:
     """What each module of a skeleton gives one image, in the order in which they end: `{path: (C, H, W)}`.
 
-    None stands for what cannot be tapped: several tensors, or one whose first size is not the number of images.
+    None stands for what cannot be read: several tensors, or one whose first size is not the number of images.
     """
     shapes: dict[str, tuple[int, ...] | None] = {}
 
@@ -103,13 +103,13 @@ def matching(model: Backbone, patterns: Sequence[str], shapes: Shapes) -> list[s
     """The module paths that `patterns` name, in their order; `*` stands for any part between two dots."""
     chosen: dict[str, None] = {}
     for pattern in patterns:
-        found = [path for path in shapes if _matches(path, pattern)]
-        if not found:
+        paths = [path for path in shapes if _matches(path, pattern)]
+        if not paths:
             raise InputError(
                 f"{model.name}: no layer '{pattern}'{nearest(pattern, list(shapes))} "
                 f"extract.py --list-layers {model.name} shows all"
             )
-        chosen |= dict.fromkeys(found)
+        chosen |= dict.fromkeys(paths)
     return list(chosen)
 
 

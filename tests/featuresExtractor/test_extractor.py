@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.storage.staging import Staging
-from featuresExtractor.backbones.activations import TappedBackbone, raw
+from featuresExtractor.backbones.activations import LayerReader, raw
 from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.inference import Drift, Forward
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
@@ -57,7 +57,7 @@ def forward_of(model: Backbone, batch: int = 64, views: int = 2, most: int | Non
     network = backbone if most is None else Cramped(backbone, most)
     prefix = "" if most is None else "backbone."
     layers = tuple(f"{prefix}{layer}" for layer in model.layers)
-    return Forward(TappedBackbone(network, layers), model.preprocessing, views, CPU, batch)
+    return Forward(LayerReader(network, layers), model.preprocessing, views, CPU, batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def test_memory_that_runs_out_later_loses_no_pair(tiny_model: Backbone, pairs: C
 
 def whole_layers(model: Backbone, batch: int = 64, views: int = 2) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
-    return Forward(TappedBackbone(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
+    return Forward(LayerReader(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
 
 
 def run_layers(root: Path, forward: Forward) -> list[NDArray[Any]]:
@@ -223,9 +223,7 @@ class Watched(Forward):
 
 
 def test_outputs_of_earlier_batches_are_let_go_of(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
-    backbone = TappedBackbone(
-        load_backbone(tiny_model, find_weights(tiny_model, "random", 1)), ("layer1", "layer4"), raw
-    )
+    backbone = LayerReader(load_backbone(tiny_model, find_weights(tiny_model, "random", 1)), ("layer1", "layer4"), raw)
     forward = Watched(backbone, tiny_model.preprocessing, 2, CPU, 2, False)
     run_layers(pairs(6), forward)
     assert len(forward.alive) == 6
@@ -399,7 +397,7 @@ class Breaking(nn.Module):
 def breaking(model: Backbone, after: int, what: Callable[[Tensor], Tensor]) -> Forward:
     """Breaks after so many images of one view, two at a time."""
     network = Breaking(load_backbone(model, find_weights(model, "random", 1)), 10**6, what)
-    forward = Forward(TappedBackbone(network, ("backbone.layer1",)), model.preprocessing, 1, CPU, 2)
+    forward = Forward(LayerReader(network, ("backbone.layer1",)), model.preprocessing, 1, CPU, 2)
     network.seen, network.after = 0, after
     return forward
 

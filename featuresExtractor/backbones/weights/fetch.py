@@ -5,9 +5,9 @@ Answers without torch, as far as nothing is fetched: `--list-models` asks for ev
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,8 @@ from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.libraries.table import LIBRARIES
 from featuresExtractor.backbones.weights.download import HASH, download
 from featuresExtractor.backbones.weights.reasons import why
+
+logger = logging.getLogger(__name__)
 
 GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt state dict)"
 REVISION = re.compile(r"[0-9a-f]{40}")
@@ -55,8 +57,9 @@ def cached(model: Backbone) -> Path | None:
 def at_revision(model: Backbone, revision: str) -> Backbone:
     """The model with its weights at a commit of the hub; InputError where they are not from there."""
     if not model.weights.startswith("hub:"):
-        told = f"is of the model hub, and the weights of {model.name} are not from there"
-        raise InputError(f"--revision {revision}: {told}")
+        raise InputError(
+            f"--revision {revision}: is of the model hub, and the weights of {model.name} are not from there"
+        )
     if not REVISION.fullmatch(revision):
         raise InputError(f"--revision {revision}: is no commit of a repository: 40 digits of 0-9 and a-f")
     return replace(model, revision=revision)
@@ -99,9 +102,9 @@ def _in_hub_cache(repository: str, file: str, revision: str | None) -> Path | No
     from huggingface_hub import try_to_load_from_cache
 
     for name in (file, OLD_FORMAT.get(file, file)):
-        found = try_to_load_from_cache(repository, name, revision=revision)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 
@@ -150,7 +153,7 @@ def _download_path(model: Backbone) -> Path:
 
 
 def _tell(model: Backbone, what: str) -> None:
-    print(f"{model.name}: fetching {what}", file=sys.stderr)
+    logger.warning(f"{model.name}: fetching {what}")
 
 
 def _not_found(model: Backbone, tried: str, reason: str) -> InputError:

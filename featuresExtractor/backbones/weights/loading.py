@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from featuresExtractor.backbones.weights.download import check_fetched, revision
 from featuresExtractor.backbones.weights.fetch import pretrained_file
 from featuresExtractor.backbones.weights.fitting import Fit, fit
 from featuresExtractor.backbones.weights.needs import needs
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Weights", "find_weights", "load_backbone", "random_network", "read_tensors"]
 
@@ -87,12 +89,12 @@ def _note(fitting: Fit, path: Path) -> None:
     shown = printable(str(path))
     if fitting.others:
         others = listed(map(str, fitting.others), 5)
-        print(f"note: {shown}: weights taken from {fitting.place}; the network is also in {others}", file=sys.stderr)
+        logger.warning(f"note: {shown}: weights taken from {fitting.place}; the network is also in {others}")
     ignored = [f"{name} ({kind})" for kind, names in fitting.ignored.items() for name in names]
     if ignored:
         count = f"{len(ignored):,} tensor{'s' * (len(ignored) > 1)}"
-        told = f"{count} ignored, on which the features do not depend"
-        print(f"note: {shown}: {told}: {listed(ignored, 5)}", file=sys.stderr)
+        message = f"{count} ignored, on which the features do not depend"
+        logger.warning(f"note: {shown}: {message}: {listed(ignored, 5)}")
 
 
 def _check_fixed(backbone: nn.Module, fitting: Fit, path: Path) -> None:

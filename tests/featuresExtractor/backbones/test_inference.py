@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import InputError, OutOfMemory
 from featuresExtractor.backbones import inference as module
-from featuresExtractor.backbones.activations import TappedBackbone, bytes_per_image, pooled, raw
+from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, pooled, raw
 from featuresExtractor.backbones.inference import Drift, Forward, check_same
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
 from featuresExtractor.models import Backbone, find_model
@@ -52,7 +52,7 @@ def forward_of(model: Backbone, batch: int = 64, views: int = 2, most: int | Non
     network = backbone if most is None else Cramped(backbone, most)
     prefix = "" if most is None else "backbone."
     layers = tuple(f"{prefix}{layer}" for layer in model.layers)
-    return Forward(TappedBackbone(network, layers), model.preprocessing, views, CPU, batch)
+    return Forward(LayerReader(network, layers), model.preprocessing, views, CPU, batch)
 
 
 def pixels_of(model: Backbone, count: int) -> Tensor:
@@ -63,7 +63,7 @@ def pixels_of(model: Backbone, count: int) -> Tensor:
 
 def whole_layers(model: Backbone, batch: int = 64, views: int = 2) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
-    return Forward(TappedBackbone(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
+    return Forward(LayerReader(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
 
 
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0"])
@@ -191,7 +191,7 @@ def by_hooks(network: nn.Module, model: Backbone, pixels: Tensor) -> Tensor:
 
 
 def forward_in(model: Backbone, precision: str, batch: int = 64, compiled: bool = False, views: int = 2) -> Forward:
-    backbone = TappedBackbone(trained(model), tuple(model.layers))
+    backbone = LayerReader(trained(model), tuple(model.layers))
     return Forward(backbone, model.preprocessing, views, CPU, batch, True, precision, compiled)
 
 
@@ -248,7 +248,7 @@ def test_drift_is_measured_once(tiny_model: Backbone) -> None:
 
 
 def test_drift_of_whole_layers_is_that_of_the_worst(tiny_model: Backbone) -> None:
-    backbone = TappedBackbone(trained(tiny_model), tuple(tiny_model.layers), raw)
+    backbone = LayerReader(trained(tiny_model), tuple(tiny_model.layers), raw)
     forward = Forward(backbone, tiny_model.preprocessing, 1, CPU, 8, False, "bf16")
     forward(pixels_of(tiny_model, 2))
     assert forward.drift is not None
@@ -276,7 +276,7 @@ class Only32(nn.Module):
 
 def test_network_that_cannot_be_computed_in_a_precision_is_told_in_one_line(tiny_model: Backbone) -> None:
     def made(precision: str) -> Forward:
-        return Forward(TappedBackbone(Only32(), ("layer",)), tiny_model.preprocessing, 1, CPU, 8, True, precision)
+        return Forward(LayerReader(Only32(), ("layer",)), tiny_model.preprocessing, 1, CPU, 8, True, precision)
 
     pixels = pixels_of(tiny_model, 2)
     assert made("fp32")(pixels)[0].shape == (1, 2, 4)
@@ -432,7 +432,7 @@ def test_code_for_this_machine_gives_the_same_features(
 
     def features(compiled: bool) -> NDArray[np.float32]:
         torch.manual_seed(0)
-        taps = TappedBackbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(), ("2",))
+        taps = LayerReader(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(), ("2",))
         forward = Forward(taps, tiny_model.preprocessing, 2, CPU, 4, True, "fp32", compiled)
         return forward(pixels_of(tiny_model, 6))[0]
 
@@ -446,7 +446,7 @@ def test_code_for_this_machine_gives_the_same_features(
 def test_memory_that_runs_out_halves_what_compiled_code_is_made_for(tiny_model: Backbone, compiler: Compiler) -> None:
     pixels = pixels_of(tiny_model, 7)
     layers = tuple(f"backbone.{layer}" for layer in tiny_model.layers)
-    taps = TappedBackbone(Cramped(trained(tiny_model), 2), layers)
+    taps = LayerReader(Cramped(trained(tiny_model), 2), layers)
     forward = Forward(taps, tiny_model.preprocessing, 1, CPU, 4, True, "fp32", True)
     (found,) = forward(pixels)
     (expected,) = forward_in(tiny_model, "fp32", views=1)(pixels)
@@ -481,8 +481,8 @@ def untried(model: Backbone, by: float = 0.0, right: int = 2) -> Forward:
     """A forward pass that is compared with the CPU, on a device (the CPU) that is wrong after `right` calls."""
     backbone = load_backbone(model, find_weights(model, "random", 1))
     network = Drifting(backbone, by, 10**6)
-    tapped = TappedBackbone(network, ("",), partial(pooled, tokens="mean"))
-    forward = Forward(tapped, model.preprocessing, 1, CPU, 4)
+    reader = LayerReader(network, ("",), partial(pooled, tokens="mean"))
+    forward = Forward(reader, model.preprocessing, 1, CPU, 4)
     forward.compared, network.right = True, right
     return forward
 

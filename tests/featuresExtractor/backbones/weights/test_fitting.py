@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import extract
 from common.errors import InputError
-from featuresExtractor.backbones.activations import TappedBackbone, pooled
+from featuresExtractor.backbones.activations import LayerReader, pooled
 from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
@@ -46,7 +46,7 @@ def features(model: Backbone, network: nn.Module) -> list[Tensor]:
     size = model.preprocessing.crop
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found: list[Tensor] = TappedBackbone(network, tuple(model.layers), pooled)(images)
+        found: list[Tensor] = LayerReader(network, tuple(model.layers), pooled)(images)
     return found
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.storage.files import sha256
-from featuresExtractor.backbones.activations import TappedBackbone, pooled
+from featuresExtractor.backbones.activations import LayerReader, pooled
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights import loading as weights
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
@@ -251,7 +251,7 @@ def test_weights_of_torchvisions_resnet_give_its_features_in_timms(resnet50: Any
         network, origin = loaded(find_model(name), str(tmp_path / "w.pth"))
         assert same(network, tensors)
         assert origin == Weights("w.pth", sha256=sha256(tmp_path / "w.pth"), seed=None)
-        found = TappedBackbone(network, stages, pooled)(images)
+        found = LayerReader(network, stages, pooled)(images)
         for stage, features in zip(stages, found, strict=True):
             truth = expected[stage].mean((2, 3))
             assert (features - truth).abs().max() <= 1e-5 * truth.abs().max()

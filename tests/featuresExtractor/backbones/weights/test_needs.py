@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featuresExtractor.backbones.activations import TappedBackbone, pooled
+from featuresExtractor.backbones.activations import LayerReader, pooled
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.libraries.table import skeleton
 from featuresExtractor.backbones.weights.loading import random_network
@@ -22,7 +22,7 @@ def needs_of(model: Backbone) -> Needs:
     return needs(model, skeleton(model))
 
 
-def depends(tap: TappedBackbone, images: Tensor, tensor: Tensor) -> bool:
+def depends(tap: LayerReader, images: Tensor, tensor: Tensor) -> bool:
     """Whether an activation is NaN when the tensor is."""
     before = tensor.clone()
     tensor.fill_(torch.nan)
@@ -50,7 +50,7 @@ def test_needed_is_what_activations_depend_on(name: str, layers: list[str]) -> N
     network = random_network(model, 0).eval().requires_grad_(False)
     size = model.preprocessing.crop
     images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    tap = TappedBackbone(network, tuple(model.layers), pooled)
+    tap = LayerReader(network, tuple(model.layers), pooled)
     tensors = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
     needed = {key for key, value in tensors.items() if depends(tap, images, value)}
     assert needs_of(model).tensors == needed
