@@ -35,10 +35,10 @@ from common import console
 from common.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from featuresExtractor.backbones.backbone import Backbone
     from featuresExtractor.images.folders.dataset import Dataset
     from featuresExtractor.images.settings import Decoding
     from featuresExtractor.job import Job
-    from featuresExtractor.models import Model
     from featuresExtractor.processor import Processor
 
 
@@ -255,7 +255,7 @@ def run(args: argparse.Namespace) -> int:
         return int(run_job(jobs[0]) + len(dataset.not_read) > 0 and args.strict)
 
 
-def _jobs(args: argparse.Namespace, models: Sequence[Model], processor: Processor, dataset: Dataset) -> list[Job]:
+def _jobs(args: argparse.Namespace, models: Sequence[Backbone], processor: Processor, dataset: Dataset) -> list[Job]:
     """A job for each model, all of the same images."""
     from common.machine.device import check_precision, choose_device
     from common.machine.system import cores
@@ -315,7 +315,7 @@ def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
         raise InputError(f"{given[0]} is of one model, and {len(names)} are asked for; extract them one by one")
 
 
-def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Model], dict[str, str]]:
+def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Backbone], dict[str, str]]:
     """The rows of the table, or those of addresses; layers, tokens and preprocessing as the user wants them. Of several
     models those that cannot be tapped so are left out, with the reason; a name that leads nowhere is an InputError."""
     from featuresExtractor.backbones.layers import named, resolve

@@ -22,7 +22,8 @@ from benchmarks.table import Apart, Row, median_seconds
 from common.machine.device import tf32
 from common.machine.system import cores
 from common.storage.staging import Staging
-from featuresExtractor.backbones.activations import TappedBackbone
+from featuresExtractor.backbones.activations import LayerReader
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
@@ -30,7 +31,6 @@ from featuresExtractor.extractor import extract_units
 from featuresExtractor.features.features_file import FeaturesWriter, row_type
 from featuresExtractor.features.reader import read_pairs
 from featuresExtractor.images.folders.dataset import Dataset, find_images
-from featuresExtractor.models import Model
 from featuresExtractor.units import missing_units
 
 SIZE = (200, 245)  # of the images of TLL
@@ -73,7 +73,7 @@ def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
 
 
 @cache
-def _network(name: str) -> tuple[Model, nn.Module]:
+def _network(name: str) -> tuple[Backbone, nn.Module]:
     """Return a model with random weights."""
     model = resolve(name, [], None)
     return model, load_backbone(model, find_weights(model, "random", 0))
@@ -103,8 +103,8 @@ def draw_pairs(folder: Path, pairs: int) -> None:
             colours.resize(SIZE, Image.Resampling.BICUBIC).save(folder / side / f"{number:05d}.jpg", quality=92)
 
 
-def _forward(model: Model, network: nn.Module, device: torch.device, sizes: Sizes, precision: str) -> Forward:
-    backbone = TappedBackbone(copy.deepcopy(network), tuple(model.layers))
+def _forward(model: Backbone, network: nn.Module, device: torch.device, sizes: Sizes, precision: str) -> Forward:
+    backbone = LayerReader(copy.deepcopy(network), tuple(model.layers))
     return Forward(backbone, model.preprocessing, 2, device, sizes.batch, precision=precision, compiled=sizes.compiled)
 
 
@@ -143,7 +143,7 @@ def _alone(forward: Forward, images: int) -> None:
             torch.cuda.synchronize()
 
 
-def check_same(model: Model, network: nn.Module, dataset: Dataset, device: torch.device) -> None:
+def check_same(model: Backbone, network: nn.Module, dataset: Dataset, device: torch.device) -> None:
     """End the benchmark when the features of the first pairs differ between the two ways."""
     few = Dataset(dataset.root, dataset.sides, dataset.items[:2])
     paths = [path for item in few.items for path in item]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.images.folders.dataset import Dataset
 from featuresExtractor.images.settings import STORED, Decoding
-from featuresExtractor.models import Model
 from featuresExtractor.processor import Processor, Reduction, made_from
 
 
@@ -23,7 +23,7 @@ class Job:
     the user said, for the record.
     """
 
-    model: Model
+    model: Backbone
     processor: Processor
     dataset: Dataset
     folder: Path

@@ -3,60 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from common.errors import InputError
-from featuresExtractor.transforms import Preprocessing
+from featuresExtractor.backbones.backbone import Backbone
+from featuresExtractor.transforms import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PAPER_224, Preprocessing
 
-ADDRESSES = "timm/NAME[.TAG], open_clip/ARCH/TAG or torchvision/NAME[.TAG]"  # of networks without a row
+__all__ = ["BACKBONES", "Backbone", "as_in_the_paper", "find_model", "find_models"]
 
-
-@dataclass(frozen=True)
-class Model:
-    """A pretrained network and where it is tapped.
-
-    `library` builds `architecture` (open_clip its visual tower), with `options` for its constructor. `weights` is where
-    the weights that `tag` names come from: `hub:REPOSITORY/FILE` on the model hub, `package:PACKAGE/FILE` in an
-    installed package, or a URL; empty where there are none. `layers` maps the path of a module to the number of its
-    channels. Where a layer gives tokens, `tokens` says what becomes of them, `class` or `mean`, and `prefix` how many
-    of them (class token, registers) stand before those of the image's patches. `paper` marks the 37 of the paper.
-    `revision` is the commit of a repository on the hub; None for its newest when it is first fetched.
-    """
-
-    name: str
-    family: str
-    library: str
-    architecture: str
-    tag: str
-    weights: str
-    layers: Mapping[str, int]
-    preprocessing: Preprocessing
-    licence: str
-    source: str
-    options: Mapping[str, object] = field(default_factory=dict)
-    tokens: str = "mean"
-    prefix: int = 0
-    paper: bool = True
-    revision: str | None = None
-
-    @property
-    def width(self) -> int:
-        """Numbers in the concatenated features."""
-        return sum(self.layers.values())
-
-    @property
-    def preprocess(self) -> str:
-        """`paper` where the images are made ready as in the paper's code and not as the weights were trained."""
-        return "paper" if self.preprocessing == PAPER_224 else "own"
-
-    @property
-    def folder(self) -> str:
-        """The name of the model's folder of features: `timm/NAME` -> `timm-NAME`."""
-        return self.name.replace("/", "-")
-
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 FACE_STD = (128 / 255, 128 / 255, 128 / 255)
 
@@ -69,9 +23,6 @@ DINO_224 = Preprocessing(248, 224, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
 BIT_224 = Preprocessing(256, 224, "bilinear", HALF, HALF)
 LITE_224 = Preprocessing(256, 224, "bicubic", HALF, HALF)
 FACE_160 = Preprocessing(160, 160, "bilinear", HALF, FACE_STD, squash=True)
-PAPER_224 = Preprocessing(224, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD, squash=True, antialias=False)
-"""What the paper's code did to the images of every network but CLIP's; its torchvision 0.9.1 resized tensors, and those
-without antialiasing."""
 
 BASIC = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 BOTTLENECK = {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
@@ -95,46 +46,55 @@ DOSOVITSKIY = "Dosovitskiy et al., arXiv:2010.11929"
 CARON = "Caron et al., arXiv:2104.14294"
 
 
-def _clip(name: str, architecture: str, repository: str, layers: Mapping[str, int], size: int) -> Model:
+def _clip(name: str, architecture: str, repository: str, layers: Mapping[str, int], size: int) -> Backbone:
     """A row of OpenAI's weights, which open_clip finds on the hub."""
     weights = f"hub:timm/{repository}/open_clip_model.safetensors"
     images = Preprocessing(size, size, "bicubic", CLIP_MEAN, CLIP_STD)
-    return Model(name, "CLIP", "open_clip", architecture, "openai", weights, layers, images, "MIT", RADFORD)
+    return Backbone(
+        name=name, family="CLIP", library="open_clip", architecture=architecture, tag="openai", weights=weights,
+        layers=layers, preprocessing=images, licence="MIT", source=RADFORD, paper=True,
+    )  # fmt: skip
 
 
-def _torchvision(name: str, file: str, layers: Mapping[str, int], source: str = HE) -> Model:
+def _torchvision(name: str, file: str, layers: Mapping[str, int], source: str = HE) -> Backbone:
     """A row of torchvision's own weights, all of them of the first kind."""
-    tag, weights = "IMAGENET1K_V1", PYTORCH + file
-    return Model(name, IMAGENET, "torchvision", name, tag, weights, layers, BILINEAR_224, "BSD-3-Clause", source)
+    return Backbone(
+        name=name, family=IMAGENET, library="torchvision", architecture=name, tag="IMAGENET1K_V1",
+        weights=PYTORCH + file, layers=layers, preprocessing=BILINEAR_224, licence="BSD-3-Clause", source=source,
+        paper=True,
+    )  # fmt: skip
 
 
 def _timm(
     name: str, family: str, tagged: str, layers: Mapping[str, int], images: Preprocessing, licence: str, source: str
-) -> Model:
+) -> Backbone:
     """A row of timm's: `tagged` is ARCHITECTURE.TAG, which is also its repository on the hub."""
     architecture, tag = tagged.split(".")
-    weights = f"hub:timm/{tagged}/model.safetensors"
-    return Model(name, family, "timm", architecture, tag, weights, layers, images, licence, source)
+    return Backbone(
+        name=name, family=family, library="timm", architecture=architecture, tag=tag,
+        weights=f"hub:timm/{tagged}/model.safetensors", layers=layers, preprocessing=images, licence=licence,
+        source=source, paper=True,
+    )  # fmt: skip
 
 
-def _bit(name: str, tagged: str, factor: int) -> Model:
+def _bit(name: str, tagged: str, factor: int) -> Backbone:
     """A row of BiT-M, `factor` times as wide as ResNet: three of its four stages, and the norm behind the fourth."""
     channels = {"stages.0": 256, "stages.1": 512, "stages.2": 1024, "norm": 2048}
     layers = {layer: factor * count for layer, count in channels.items()}
     return _timm(name, "BiT-M ImageNet-21k", tagged, layers, BIT_224, FREE, KOLESNIKOV)
 
 
-def _vit(name: str, family: str, tagged: str, width: int, images: Preprocessing, source: str) -> Model:
+def _vit(name: str, family: str, tagged: str, width: int, images: Preprocessing, source: str) -> Backbone:
     """A row of timm's vision transformers: the class token behind the last norm."""
     return _class_token(_timm(name, family, tagged, {"norm": width}, images, FREE, source))
 
 
-def _class_token(row: Model) -> Model:
+def _class_token(row: Backbone) -> Backbone:
     """The row of a transformer whose class token says it all; it stands before the patches' tokens."""
     return replace(row, tokens="class", prefix=1)
 
 
-def _instagram(name: str, family: str, tagged: str, source: str) -> Model:
+def _instagram(name: str, family: str, tagged: str, source: str) -> Backbone:
     """A row of the ResNets that were trained on hashtags or with a teacher."""
     return _timm(name, family, tagged, BOTTLENECK, BILINEAR_224, NON_COMMERCIAL, source)
 
@@ -143,7 +103,7 @@ SWSL, SSL, WSL = "semi-weakly supervised", "semi-supervised", "weakly supervised
 SELF = "self-supervised"
 HEADLESS = {"num_classes": 0}  # the authors' files hold no classifier
 
-MODELS = (
+BACKBONES = (
     _clip("clip_rn50x4", "RN50x4", "resnet50x4_clip.openai", RN50X4, 288),
     _clip("clip_rn50", "RN50", "resnet50_clip.openai", {**BOTTLENECK, "attnpool": 1024}, 224),
     _clip("clip_rn101", "RN101", "resnet101_clip.openai", {**BOTTLENECK, "attnpool": 512}, 224),
@@ -164,9 +124,10 @@ MODELS = (
     _bit("bit_m_r101x3", "resnetv2_101x3_bit.goog_in21k", 3),
     _bit("bit_m_r152x2", "resnetv2_152x2_bit.goog_in21k", 2),
     _bit("bit_m_r152x4", "resnetv2_152x4_bit.goog_in21k", 4),
-    Model(
-        "facenet", "faces", "facenet_pytorch", "InceptionResnetV1", "vggface2", FACENET, {"block8": 1792}, FACE_160,
-        "MIT", "Schroff et al., arXiv:1503.03832", {"classify": True, "num_classes": 8631},
+    Backbone(
+        name="facenet", family="faces", library="facenet_pytorch", architecture="InceptionResnetV1", tag="vggface2",
+        weights=FACENET, layers={"block8": 1792}, preprocessing=FACE_160, licence="MIT",
+        source="Schroff et al., arXiv:1503.03832", options={"classify": True, "num_classes": 8631}, paper=True,
     ),
     _vit(  # what timm 0.4.5, which the paper's code pinned, loaded under this name; later versions load augreg's
         "vit_base_patch16_224", "ViT", "vit_base_patch16_224.orig_in21k_ft_in1k", 768, VIT_224, DOSOVITSKIY,
@@ -179,54 +140,58 @@ MODELS = (
     _instagram("wsl_resnext101_32x8d", WSL, "resnext101_32x8d.fb_wsl_ig1b_ft_in1k", MAHAJAN),
     _instagram("wsl_resnext101_32x16d", WSL, "resnext101_32x16d.fb_wsl_ig1b_ft_in1k", MAHAJAN),
     _instagram("wsl_resnext101_32x32d", WSL, "resnext101_32x32d.fb_wsl_ig1b_ft_in1k", MAHAJAN),
-    Model(  # timm has no row of this width, nor its weights; its groups are set wider
-        "wsl_resnext101_32x48d", WSL, "timm", "resnext101_32x32d", "", PYTORCH + "ig_resnext101_32x48-3e41cc8a.pth",
-        BOTTLENECK, BILINEAR_224, NON_COMMERCIAL, MAHAJAN, {"base_width": 48},
+    Backbone(  # timm has no row of this width, nor its weights; its groups are set wider
+        name="wsl_resnext101_32x48d", family=WSL, library="timm", architecture="resnext101_32x32d",
+        weights=PYTORCH + "ig_resnext101_32x48-3e41cc8a.pth", layers=BOTTLENECK, preprocessing=BILINEAR_224,
+        licence=NON_COMMERCIAL, source=MAHAJAN, options={"base_width": 48}, paper=True,
     ),
-    Model(
-        "barlow", SELF, "timm", "resnet50", "", BARLOW, BOTTLENECK, BILINEAR_224, "MIT",
-        "Zbontar et al., arXiv:2103.03230", HEADLESS,
+    Backbone(
+        name="barlow", family=SELF, library="timm", architecture="resnet50", weights=BARLOW, layers=BOTTLENECK,
+        preprocessing=BILINEAR_224, licence="MIT", source="Zbontar et al., arXiv:2103.03230", options=HEADLESS,
+        paper=True,
     ),
-    Model(
-        "dino_resnet50", SELF, "timm", "resnet50", "", DINO_RESNET, BOTTLENECK, BICUBIC_224, FREE, CARON, HEADLESS,
+    Backbone(
+        name="dino_resnet50", family=SELF, library="timm", architecture="resnet50", weights=DINO_RESNET,
+        layers=BOTTLENECK, preprocessing=BICUBIC_224, licence=FREE, source=CARON, options=HEADLESS, paper=True,
     ),
     _vit("dino_vits16", SELF, "vit_small_patch16_224.dino", 384, DINO_224, CARON),
     _vit("dino_vits8", SELF, "vit_small_patch8_224.dino", 384, DINO_224, CARON),
     _vit("dino_vitb8", SELF, "vit_base_patch8_224.dino", 768, DINO_224, CARON),
     _vit("dino_vitb16", SELF, "vit_base_patch16_224.dino", 768, DINO_224, CARON),
-    Model(
-        "efficientnet_lite0", IMAGENET, "timm", "tf_efficientnet_lite0", "in1k", LITE0,
-        {"blocks.0": 16, "blocks.1": 24, "blocks.2": 40, "blocks.4": 112, "blocks.6": 320, "bn2": 1280},
-        LITE_224, FREE, TAN, paper=False,
+    Backbone(
+        name="efficientnet_lite0", family=IMAGENET, library="timm", architecture="tf_efficientnet_lite0", tag="in1k",
+        weights=LITE0, preprocessing=LITE_224, licence=FREE, source=TAN,
+        layers={"blocks.0": 16, "blocks.1": 24, "blocks.2": 40, "blocks.4": 112, "blocks.6": 320, "bn2": 1280},
     ),
 )  # fmt: skip
 
 
-def find_model(name: str) -> Model:
+def find_model(name: str) -> Backbone:
     """Return the row called `name`; InputError names the nearest rows, and addresses of networks of the libraries."""
-    names = [model.name for model in MODELS]
+    names = [model.name for model in BACKBONES]
     if name not in names:
-        from featuresExtractor.backbones.suggestions import did_you_mean  # which imports the libraries
+        from featuresExtractor.backbones.libraries.table import addresses_text
+        from featuresExtractor.backbones.suggestions import did_you_mean
 
         raise InputError(
             f"unknown model '{name}'{did_you_mean(name, names)} extract.py --list-models shows all; any other network "
-            f"has an address: {ADDRESSES}"
+            f"has an address: {addresses_text()}"
         )
-    return MODELS[names.index(name)]
+    return BACKBONES[names.index(name)]
 
 
 def find_models(names: list[str]) -> list[str]:
     """The names without doubles, `all` replaced by the 37 of the paper; InputError for one that is neither a row's nor
     an address."""
-    paper = [model.name for model in MODELS if model.paper]
-    wanted = [one for name in names for one in (paper if name == "all" else [name])]
+    paper = [model.name for model in BACKBONES if model.paper]
+    wanted = [row for name in names for row in (paper if name == "all" else [name])]
     for name in wanted:
         if "/" not in name:
             find_model(name)
     return list(dict.fromkeys(wanted))
 
 
-def as_in_the_paper(model: Model) -> Model:
+def as_in_the_paper(model: Backbone) -> Backbone:
     """The model with the images made ready as in the paper's code: those of CLIP's mean and deviation as they were,
     any other's squashed."""
     return model if model.preprocessing.mean == CLIP_MEAN else replace(model, preprocessing=PAPER_224)

@@ -11,7 +11,7 @@ from common.errors import InputError, printable
 from common.machine.resources import require_disk
 from common.machine.system import bytes_on_disk
 from common.storage.staging import Staging
-from featuresExtractor.backbones.activations import TappedBackbone, reduction
+from featuresExtractor.backbones.activations import LayerReader, reduction
 from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone
 from featuresExtractor.features.features_file import row_type
@@ -167,11 +167,11 @@ def _check_outdated(job: Job) -> None:
 def _forward(job: Job, backbone: Any) -> Forward:
     """The backbone on its device; InputError for one that cannot take the paper's images."""
     kind = job.processor.kind
-    tapped = TappedBackbone(backbone, tuple(job.model.layers), reduction(kind.activation, job.model))
+    reader = LayerReader(backbone, tuple(job.model.layers), reduction(kind.activation, job.model))
     joined = kind.joined is not None
     try:
         return Forward(
-            tapped, job.model.preprocessing, job.views, job.device, job.batch, joined, job.precision, job.compiled
+            reader, job.model.preprocessing, job.views, job.device, job.batch, joined, job.precision, job.compiled
         )
     except (AssertionError, RuntimeError) as error:
         if job.model.preprocess == "own":

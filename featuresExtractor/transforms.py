@@ -42,6 +42,13 @@ class Preprocessing:
         return fields if not self.antialias else {name: fields[name] for name in fields if name != "antialias"}
 
 
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PAPER_224 = Preprocessing(224, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD, squash=True, antialias=False)
+"""What the paper's code did to the images of every network but CLIP's; its torchvision 0.9.1 resized tensors, and those
+without antialiasing."""
+
+
 def prepare(rgb: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return the resized and cropped pixels (3, crop, crop) of an RGB image, in 0..255.
 

@@ -17,13 +17,13 @@ from torch import nn
 
 from common.console import logged
 from featuresExtractor import models
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.images import kinds
-from featuresExtractor.models import Model
 from featuresExtractor.transforms import Preprocessing
 
 CLIP_SEED = 3
 HALF = (0.5, 0.5, 0.5)
-TINY = Model(
+TINY = Backbone(
     name="tiny",
     family="test",
     library="timm",
@@ -105,9 +105,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_model(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Model:
+def tiny_model(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Backbone:
     """A row `tiny` in the table of models: a network of 0.5 M parameters at 32 pixels."""
-    monkeypatch.setattr(models, "MODELS", (*models.MODELS, TINY))
+    monkeypatch.setattr(models, "BACKBONES", (*models.BACKBONES, TINY))
     return TINY
 
 

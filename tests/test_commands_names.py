@@ -16,7 +16,7 @@ from PIL import Image
 
 import extract
 import train
-from featuresExtractor.models import Model
+from featuresExtractor.backbones.backbone import Backbone
 
 PROJECT = Path(extract.__file__).parent
 NO_HEIF = "HEIC is not read here (pip install pillow-heif)"
@@ -31,7 +31,7 @@ def save(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(tiny_model: Model, save: Path) -> Command:
+def command(tiny_model: Backbone, save: Path) -> Command:
     """`command(folder, ...)` runs extract.py with the tiny network and random weights."""
 
     def run(dataset: Path, *words: str) -> int:

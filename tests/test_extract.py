@@ -30,9 +30,9 @@ import train
 from common.storage.files import sha256
 from common.storage.lock import held
 from featuresExtractor import models
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
 from featuresExtractor.job import Job
-from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
 from featuresExtractor.recorded import settings_of
 
@@ -166,7 +166,7 @@ def save(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(tiny_model: Model, save: Path) -> Command:
+def command(tiny_model: Backbone, save: Path) -> Command:
     """`command(folder, ...)` runs extract.py with random weights, and the tiny network if no other is named; later
     words win."""
 
@@ -390,7 +390,7 @@ def arrays_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("words", PROCESSORS)
 def test_processor_before_or_after_the_folder_is_the_same(
-    words: str, tiny_model: Model, pairs: Callable[..., Path], tmp_path: Path
+    words: str, tiny_model: Backbone, pairs: Callable[..., Path], tmp_path: Path
 ) -> None:
     rest = ["-d", str(pairs(3)), "--model", tiny_model.name, "--weights", "random", "--cpu"]
     assert extract.main(["-p", *words.split(), "-s", str(tmp_path / "before"), *rest]) == 0
@@ -404,7 +404,7 @@ def test_processor_before_or_after_the_folder_is_the_same(
 
 
 def test_without_a_processor_the_layers_are_saved(
-    tiny_model: Model, pairs: Callable[..., Path], tmp_path: Path
+    tiny_model: Backbone, pairs: Callable[..., Path], tmp_path: Path
 ) -> None:
     rest = ["-d", str(pairs(2)), "--model", tiny_model.name, "--weights", "random", "--cpu"]
     assert extract.main([*rest, "-s", str(tmp_path / "none")]) == 0
@@ -478,15 +478,15 @@ BOTH = ["--model", "tiny", "--model", "tiny-b"]
 
 
 @pytest.fixture
-def second_model(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+def second_model(tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """A second tiny row, `tiny-b`, in the table."""
     model = replace(tiny_model, name="tiny-b", layers={"layer2": 48})
-    monkeypatch.setattr(models, "MODELS", (*models.MODELS, model))
+    monkeypatch.setattr(models, "BACKBONES", (*models.BACKBONES, model))
     return model
 
 
 @pytest.fixture
-def several(second_model: Model, save: Path) -> Command:
+def several(second_model: Backbone, save: Path) -> Command:
     """`several(folder, ...)` runs extract.py as `command` does, without a model and without weights."""
     assert second_model.name == "tiny-b"
 
@@ -514,7 +514,7 @@ def test_what_failed_is_told_at_the_end_and_the_same_command_goes_on_with_it(
     several: Command,
     pairs: Callable[..., Path],
     save: Path,
-    second_model: Model,
+    second_model: Backbone,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -525,7 +525,7 @@ def test_what_failed_is_told_at_the_end_and_the_same_command_goes_on_with_it(
     torch.save(random_network(second_model, 1).state_dict(), package / "weights.pth")
     monkeypatch.syspath_prepend(tmp_path)
     mended = replace(second_model, weights="package:tiny_b_weights/weights.pth")
-    monkeypatch.setattr(models, "MODELS", (*models.MODELS[:-1], mended))
+    monkeypatch.setattr(models, "BACKBONES", (*models.BACKBONES[:-1], mended))
 
     assert several(root, *BOTH) == 1
     shown = capsys.readouterr()
@@ -539,11 +539,11 @@ def test_what_failed_is_told_at_the_end_and_the_same_command_goes_on_with_it(
     (tmp_path / "tiny_weights").mkdir()
     (tmp_path / "tiny_weights" / "__init__.py").touch()
     (tmp_path / "tiny_weights" / "weights.pth").write_bytes((package / "weights.pth").read_bytes())
-    installed = replace(models.MODELS[-2], weights="package:tiny_weights/weights.pth")
-    monkeypatch.setattr(models, "MODELS", (*models.MODELS[:-2], installed, mended))
+    installed = replace(models.BACKBONES[-2], weights="package:tiny_weights/weights.pth")
+    monkeypatch.setattr(models, "BACKBONES", (*models.BACKBONES[:-2], installed, mended))
     loaded = []
 
-    def noted(model: Model, weights: Weights) -> nn.Module:
+    def noted(model: Backbone, weights: Weights) -> nn.Module:
         loaded.append(model.name)
         return load_backbone(model, weights)
 
@@ -615,7 +615,7 @@ def test_all_models_are_the_papers_37(
     assert several(pairs(1), "--model", "resnet18", "--model", "all", "--weights", "random", "--seed", "6") == 0
     names = [job.model.name for job in jobs]
     assert names[0] == "resnet18"
-    assert sorted(names) == sorted(model.name for model in models.MODELS if model.paper)
+    assert sorted(names) == sorted(model.name for model in models.BACKBONES if model.paper)
     assert len(set(names)) == len({job.folder for job in jobs}) == 37
     assert {(job.folder.parent, job.weights, job.seed) for job in jobs} == {(save, "random", 6)}
     assert "efficientnet_lite0" not in names
@@ -632,7 +632,7 @@ def test_one_model_is_the_papers_when_none_is_named(
 
 
 def test_paper_preprocessing_squashes_the_images(
-    command: Command, pairs: Callable[..., Path], save: Path, tiny_model: Model, tmp_path: Path
+    command: Command, pairs: Callable[..., Path], save: Path, tiny_model: Backbone, tmp_path: Path
 ) -> None:
     root = pairs(2)
     assert command(root, "--no-data-aug", "-s", str(tmp_path / "own")) == 0
@@ -814,7 +814,7 @@ def list_layers(name: str, capsys: pytest.CaptureFixture[str]) -> tuple[object, 
 
 
 @pytest.mark.usefixtures("no_build")
-def test_list_of_layers_has_paths_and_shapes(tiny_model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_layers_has_paths_and_shapes(tiny_model: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
     code, (header, _, *rows), told = list_layers(tiny_model.name, capsys)
     assert (code, header, told) == (0, ["layer", "shape"], "")
     for row in (
@@ -1108,7 +1108,7 @@ def test_control_characters_of_names_are_never_printed(
 
 
 def test_a_folder_with_control_characters_is_never_printed_raw(
-    pairs: Callable[..., Path], tiny_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pairs: Callable[..., Path], tiny_model: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, odd = pairs(3), tmp_path / "out\x1b[2J\nput"
     words = ["-d", str(root), "--weights", "random", "--cpu", "--model", tiny_model.name, "-s", str(odd)]
@@ -1256,7 +1256,7 @@ def test_list_shows_every_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.split(r"  +", header) == columns
     assert set(rule) == {"-", " "}
     assert len(rows) == 38
-    assert [row.split()[0] for row in rows] == [model.name for model in models.MODELS]
+    assert [row.split()[0] for row in rows] == [model.name for model in models.BACKBONES]
     cells = dict(zip(columns, re.split(r"  +", rows[0]), strict=True))
     assert cells["here"] in ("yes", "no")
     assert (cells["layers"], cells["width"]) == ("layer1 layer2 layer3 layer4 attnpool", "5,440")
@@ -1316,7 +1316,7 @@ def test_pairs_that_were_left_out_are_told_again_when_the_features_are_used_agai
 
 
 def test_the_same_weights_under_another_name_are_the_same(
-    command: Command, pairs: Callable[..., Path], tiny_model: Model, tmp_path: Path
+    command: Command, pairs: Callable[..., Path], tiny_model: Backbone, tmp_path: Path
 ) -> None:
     tensors = random_network(tiny_model, 3).state_dict()
     for name in ("a.pt", "b.pt"):
@@ -1537,7 +1537,7 @@ def test_features_that_are_no_numbers_are_refused_and_not_written(
     command: Command,
     pairs: Callable[..., Path],
     save: Path,
-    tiny_model: Model,
+    tiny_model: Backbone,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

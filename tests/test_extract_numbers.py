@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from extract import main
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.images.pixels.color import OTHER_PROFILES
 from featuresExtractor.images.pixels.ranges import SMALL
-from featuresExtractor.models import Model
 from tests.featuresExtractor.images.pixels.test_color import NOT_APPLIED, rgb_profile
 
 Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(tiny_model: Model, tmp_path: Path) -> Run:
+def run(tiny_model: Backbone, tmp_path: Path) -> Run:
     """`run(pairs, word, ...)` extracts into `tmp_path/features`."""
 
     def extract(root: Path, *words: str) -> int:

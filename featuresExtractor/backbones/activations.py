@@ -1,4 +1,4 @@
-"""Taps on a backbone: what its layers say of a batch of images, reduced where it is computed."""
+"""Read the layers of a backbone by hooks: the activations of a batch of images, pooled where they are computed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from common.vectors import to_unit
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.folding import fold_batch_norms
-from featuresExtractor.models import Model
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -57,7 +57,7 @@ def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int 
     return to_unit(pooled(activation, tokens, prefix))[0]
 
 
-def reduction(name: str, model: Model) -> Reduce:
+def reduction(name: str, model: Backbone) -> Reduce:
     """What a processor does to a layer's activation: `raw`, `pooled` or `normalised`."""
     if name == "raw":
         return raw
@@ -66,11 +66,11 @@ def reduction(name: str, model: Model) -> Reduce:
     )
 
 
-class TappedBackbone(nn.Module):
+class LayerReader(nn.Module):
     """A frozen network that returns its layers instead of its last output.
 
-    Each tapped activation goes through `reduce` as soon as its layer has computed it, so that a whole map lives no
-    longer than the network itself needs it, and only the reduced numbers leave the device.
+    Each activation goes through `reduce` as soon as its layer has computed it, so that a whole map lives no
+    longer than the network itself needs it, and only the pooled values leave the device.
     """
 
     def __init__(self, backbone: nn.Module, layers: Sequence[str], reduce: Reduce = pooled_and_normalised) -> None:
@@ -78,16 +78,16 @@ class TappedBackbone(nn.Module):
         self.backbone = backbone
         self.layers = tuple(layers)
         self.reduce = reduce
-        self.found: dict[str, Tensor] = {}
-        self.taps: list[RemovableHandle] = []
+        self.activations: dict[str, Tensor] = {}
+        self.hooks: list[RemovableHandle] = []
         self._attach()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) -> one tensor for each layer, in the order of `layers`."""
-        self.found = {}
+        self.activations = {}
         self.backbone(images)
-        found, self.found = self.found, {}
-        return [found[layer] for layer in self.layers]
+        activations, self.activations = self.activations, {}
+        return [activations[layer] for layer in self.layers]
 
     def fold(self, images: Tensor) -> int:
         """Folds BatchNorms into convolutions where that leaves the layers of `images` as they are; their number."""
@@ -106,21 +106,21 @@ class TappedBackbone(nn.Module):
             self._detach()
 
     def _attach(self) -> None:
-        self.taps = [self._tap(layer) for layer in self.layers]
+        self.hooks = [self._hook(layer) for layer in self.layers]
 
     def _detach(self) -> None:
-        for tap in self.taps:
-            tap.remove()
+        for hook in self.hooks:
+            hook.remove()
 
-    def _tap(self, layer: str) -> RemovableHandle:
+    def _hook(self, layer: str) -> RemovableHandle:
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            self.found[layer] = self.reduce(output)
+            self.activations[layer] = self.reduce(output)
 
         return self.backbone.get_submodule(layer).register_forward_hook(keep)
 
 
 @torch.inference_mode()
-def tapped(backbone: Callable[[Tensor], list[Tensor]], images: Tensor, joined: bool = True) -> list[Tensor]:
+def read_layers(backbone: Callable[[Tensor], list[Tensor]], images: Tensor, joined: bool = True) -> list[Tensor]:
     """The layers of a batch (N, 3, H, W): each on its own, or with `joined` side by side as one (N, D)."""
     layers = backbone(images)
     return [torch.cat(layers, dim=1)] if joined else layers

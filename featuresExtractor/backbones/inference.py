@@ -14,7 +14,7 @@ from tqdm import tqdm
 from common.errors import InputError, OutOfMemory
 from common.machine.device import TYPES, empty_cache, float64_device, free_memory, tf32
 from common.machine.shortage import names_memory
-from featuresExtractor.backbones.activations import TappedBackbone, bytes_per_image, tapped
+from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, read_layers
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Forward:
 
     def __init__(
         self,
-        backbone: TappedBackbone,
+        backbone: LayerReader,
         preprocessing: Preprocessing,
         views: int,
         device: torch.device,
@@ -73,7 +73,7 @@ class Forward:
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(NO_ROOM) from error
 
-    def _prepare(self, backbone: TappedBackbone, batch: int) -> None:
+    def _prepare(self, backbone: LayerReader, batch: int) -> None:
         """The network to its device, folded; what it gives, and how many images fit."""
         self.backbone = backbone.to(memory_format=torch.channels_last)
         folding = float64_device(self.device)
@@ -81,7 +81,7 @@ class Forward:
         self.backbone.to(self.device)
         self.network: Any = self.backbone
         probe = self._images(_noise(self.preprocessing.crop))
-        self.shapes = [tuple(output.shape[1:]) for output in tapped(self.backbone, probe, self.joined)]
+        self.shapes = [tuple(output.shape[1:]) for output in read_layers(self.backbone, probe, self.joined)]
         needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
         if needed > free_memory(self.device):
             raise OutOfMemory(NO_ROOM)
@@ -172,7 +172,7 @@ class Forward:
     def _fill(self, pixels: Tensor, outputs: list[Features]) -> None:
         """The features of each view; all of them are under way before the first is waited for."""
         images = self._images(self._padded(pixels))
-        by_view = [tapped(self.network, view(images), self.joined) for view in self.views]
+        by_view = [read_layers(self.network, view(images), self.joined) for view in self.views]
         for number, layers in enumerate(by_view):
             for output, features in zip(outputs, layers, strict=True):
                 output[number] = features[: len(pixels)].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Which layers of a network are tapped: what a user names, what the library names, and what shapes they have."""
+"""Which layers of a network are read: what a user names, what the library names, and what shapes they have."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import InputError, nearest
 from featuresExtractor.backbones.activations import channels
-from featuresExtractor.backbones.libraries import describe, skeleton, timm_name
-from featuresExtractor.models import Model, find_model
+from featuresExtractor.backbones.backbone import Backbone
+from featuresExtractor.backbones.libraries.table import LIBRARIES, addresses_text, skeleton, with_addresses
+from featuresExtractor.backbones.suggestions import did_you_mean
+from featuresExtractor.models import find_model
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 CLIP_RESNET = ("layer1", "layer2", "layer3", "layer4", "attnpool")
@@ -22,8 +23,8 @@ CONTAINERS = ("features.", "blocks.", "trunk_output.")  # in which torchvision's
 LAST_BLOCKS = 3  # of a transformer, as timm's feature interface has it
 
 
-def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) -> Model:
-    """The row or the address `name`, tapped at the layers that `patterns` name.
+def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) -> Backbone:
+    """Return the row or the address `name`, with the layers that `patterns` name.
 
     Without patterns a row has its own layers, and any other network the stages that its library's feature interface
     names. `tokens` (`class` or `mean`) overrides how the network itself pools its tokens.
@@ -32,27 +33,27 @@ def resolve(name: str, patterns: Sequence[str] = (), tokens: str | None = None) 
     if not model.layers or patterns:
         network = skeleton(model)
         shapes = output_shapes(model, network)
-        chosen = matching(model, patterns, shapes) if patterns else stages(model, network, shapes)
-        tapped = {layer: _shape_of(model, layer, shapes) for layer in chosen}
-        layers = {layer: channels(shape) for layer, shape in tapped.items()}
-        model = with_tokens(replace(model, layers=layers), network, tapped)
+        chosen = matching(model, patterns, shapes) if patterns else default_layers(model, network, shapes)
+        read = {layer: _shape_of(model, layer, shapes) for layer in chosen}
+        layers = {layer: channels(shape) for layer, shape in read.items()}
+        model = with_tokens(replace(model, layers=layers), network, read)
     if tokens == "class" and not model.prefix:
         raise InputError(f"{name}: has no class token; --tokens mean is possible")
     return replace(model, tokens=tokens) if tokens else model
 
 
-def with_tokens(model: Model, network: nn.Module, tapped: Mapping[str, tuple[int, ...]]) -> Model:
+def with_tokens(model: Backbone, network: nn.Module, read: Mapping[str, tuple[int, ...]]) -> Backbone:
     """The model with its tokens pooled: the class token where the network itself looks at that alone, else the mean of
     its patches' tokens, without class token and registers.
 
-    Some networks add their class token late. InputError when some of the `tapped` layers (and their shapes) have it
+    Some networks add their class token late. InputError when some of the layers `read` (and their shapes) have it
     and others do not.
     """
     trunk = getattr(network, "trunk", network)
     prefix = getattr(trunk, "num_prefix_tokens", None)
     if prefix is None:
         prefix = int(any(hasattr(trunk, name) for name in ("class_embedding", "class_token")))
-    counts = {layer: shape[0] for layer, shape in tapped.items() if len(shape) == 2}
+    counts = {layer: shape[0] for layer, shape in read.items() if len(shape) == 2}
     bare = [layer for layer, count in counts.items() if _is_square(count) and not _is_square(count - prefix)]
     if bare and len(bare) < len(counts):
         other = next(layer for layer in counts if layer not in bare)
@@ -71,10 +72,10 @@ def _is_square(count: int) -> bool:
 
 
 @torch.inference_mode()
-def output_shapes(model: Model, network: nn.Module) -> Shapes:
+def output_shapes(model: Backbone, network: nn.Module) -> Shapes:
     """What each module of a skeleton gives one image, in the order in which they end: `{path: (C, H, W)}`.
 
-    None stands for what cannot be tapped: several tensors, or one whose first size is not the number of images.
+    None stands for what cannot be read: several tensors, or one whose first size is not the number of images.
     """
     shapes: dict[str, tuple[int, ...] | None] = {}
 
@@ -90,7 +91,7 @@ def output_shapes(model: Model, network: nn.Module) -> Shapes:
     return shapes
 
 
-def _shape_of(model: Model, layer: str, shapes: Shapes) -> tuple[int, ...]:
+def _shape_of(model: Backbone, layer: str, shapes: Shapes) -> tuple[int, ...]:
     if (shape := shapes.get(layer)) is None:  # no module of that name, which some of timm's stages are, or no tensor
         raise InputError(
             f"{model.name}: layer {layer} does not give one tensor an image; name another (extract.py --list-layers)"
@@ -98,17 +99,17 @@ def _shape_of(model: Model, layer: str, shapes: Shapes) -> tuple[int, ...]:
     return shape
 
 
-def matching(model: Model, patterns: Sequence[str], shapes: Shapes) -> list[str]:
+def matching(model: Backbone, patterns: Sequence[str], shapes: Shapes) -> list[str]:
     """The module paths that `patterns` name, in their order; `*` stands for any part between two dots."""
     chosen: dict[str, None] = {}
     for pattern in patterns:
-        found = [path for path in shapes if _matches(path, pattern)]
-        if not found:
+        paths = [path for path in shapes if _matches(path, pattern)]
+        if not paths:
             raise InputError(
                 f"{model.name}: no layer '{pattern}'{nearest(pattern, list(shapes))} "
                 f"extract.py --list-layers {model.name} shows all"
             )
-        chosen |= dict.fromkeys(found)
+        chosen |= dict.fromkeys(paths)
     return list(chosen)
 
 
@@ -117,32 +118,15 @@ def _matches(path: str, pattern: str) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
-def stages(model: Model, network: nn.Module, shapes: Shapes) -> list[str]:
-    """The stages that the library's own feature interface names; where it names none, the last module of each
-    resolution."""
-    if model.library == "timm":
-        return timm_stages(timm_name(model))
-    if model.library == "open_clip" and hasattr(network, "trunk"):
-        import open_clip
-
-        tower = open_clip.get_model_config(model.architecture)["vision_cfg"]["timm_model_name"]
-        return [f"trunk.{stage}" for stage in timm_stages(tower)]
+def default_layers(backbone: Backbone, network: nn.Module, shapes: Shapes) -> list[str]:
+    """Return the layers that the library itself names; where it names none, a transformer's last blocks or the last
+    module of each resolution."""
+    if layers := LIBRARIES[backbone.library].default_layers(backbone, network):
+        return layers
     if shapes.keys() >= set(CLIP_RESNET):
         return list(CLIP_RESNET)
     blocks = [path for path in shapes if _is_block(path)]
     return blocks[-LAST_BLOCKS:] or list(_last_of_each_size(shapes))
-
-
-def timm_stages(name: str) -> list[str]:
-    """The stages of `timm.create_model(name, features_only=True)`."""
-    import timm
-
-    try:
-        with torch.device("meta"):
-            network: Any = timm.create_model(name, features_only=True)
-        return list(network.feature_info.module_name())
-    except RuntimeError as error:
-        raise InputError(f"timm/{name}: timm names no stages of it; name layers with --layers") from error
 
 
 def _is_block(path: str) -> bool:
@@ -166,13 +150,24 @@ def listing(name: str) -> list[list[str]]:
     model = named(name)
     network = skeleton(model)
     shapes = output_shapes(model, network)
-    own = set(model.layers or stages(model, network, shapes))
+    own = set(model.layers or default_layers(model, network, shapes))
     return [
         [path, " x ".join(map(str, shape)) if shape else "-", "tapped" if path in own else ""]
         for path, shape in shapes.items()
     ]
 
 
-def named(name: str) -> Model:
-    """The row of that name, or of that address."""
+def named(name: str) -> Backbone:
+    """Return the row of that name, or of that address."""
     return describe(name) if "/" in name else find_model(name)
+
+
+def describe(address: str) -> Backbone:
+    """Return the backbone at `LIBRARY/NAME`, without its layers; InputError for an address that leads nowhere."""
+    library, _, name = address.partition("/")
+    libraries = with_addresses()
+    if library not in libraries or not name:
+        near = nearest(library, list(libraries))
+        meant = did_you_mean(name) if near == ";" and library else near
+        raise InputError(f"unknown model '{address}'{meant} addresses are {addresses_text()}")
+    return libraries[library].describe(address, name)

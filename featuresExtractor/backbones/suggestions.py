@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+
+from featuresExtractor.backbones.libraries.table import LIBRARIES
 
 LIKE, ALIKE = 0.6, 0.8  # of difflib: what may be meant, and what is a slip of the pen
 MOST = 3  # addresses
@@ -18,7 +20,7 @@ def did_you_mean(name: str, rows: Sequence[str] = ()) -> str:
 
     Imports the libraries, which takes seconds: of use for an error alone.
     """
-    quoted = [f"'{one}'" for one in _meant(name, rows)]
+    quoted = [f"'{candidate}'" for candidate in _meant(name, rows)]
     if not quoted:
         return ";"
     return f"; did you mean {' or '.join(filter(None, (', '.join(quoted[:-1]), quoted[-1])))}?"
@@ -30,10 +32,10 @@ def _meant(name: str, rows: Sequence[str]) -> list[str]:
     if same := [row for row in rows if _plain(row) == _plain(name)]:
         return same
     near, other = _rows(name, rows)
-    found = addresses(name)
-    if found and _plain(name) == _plain(re.split(r"[/.]", found[0])[1]):
-        return [*found, *near, *other]
-    return [*near, *found, *other]
+    candidates = addresses(name)
+    if candidates and _plain(name) == _plain(re.split(r"[/.]", candidates[0])[1]):
+        return [*candidates, *near, *other]
+    return [*near, *candidates, *other]
 
 
 def _rows(name: str, rows: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -50,12 +52,12 @@ def addresses(name: str) -> list[str]:
     plain = _plain(name)
     if not plain:
         return []
-    found = list(_candidates())
-    chosen = [one for one in found if plain in _plain(one[1] + one[2])] or _with_words(name, found)
+    candidates = list(_candidates())
+    chosen = [each for each in candidates if plain in _plain(each[1] + each[2])] or _with_words(name, candidates)
     best: dict[tuple[str, str], Candidate] = {}
-    for one in sorted(chosen, key=lambda one: _rank(one, plain)):
-        best.setdefault(one[:2], one)
-    return [_address(*one) for one in best.values()][:MOST] or _close(name, found)
+    for candidate in sorted(chosen, key=lambda candidate: _rank(candidate, plain)):
+        best.setdefault(candidate[:2], candidate)
+    return [_address(*candidate) for candidate in best.values()][:MOST] or _close(name, candidates)
 
 
 def _plain(name: str) -> str:
@@ -63,71 +65,42 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _with_words(name: str, found: list[Candidate]) -> list[Candidate]:
+def _with_words(name: str, candidates: list[Candidate]) -> list[Candidate]:
     """Those that hold most of the words of `name`, and half of its letters: of `dinov2_vitb14`, `clip-vit-base-32`."""
     words = {word for word in re.split(r"[^a-z0-9]+", name.lower()) if word}
-    letters = {one: sum(len(word) for word in words if word in _plain(one[1] + one[2])) for one in found}
+    letters = {each: sum(len(word) for word in words if word in _plain(each[1] + each[2])) for each in candidates}
     most = max(letters.values(), default=0)
-    return [one for one in found if letters[one] == most] if 2 * most >= max(len(_plain(name)), SHORTEST) else []
+    enough = 2 * most >= max(len(_plain(name)), SHORTEST)
+    return [candidate for candidate in candidates if letters[candidate] == most] if enough else []
 
 
-def _rank(one: Candidate, plain: str) -> tuple[object, ...]:
+def _rank(candidate: Candidate, plain: str) -> tuple[object, ...]:
     """The architecture of that very name first, then what holds the name itself and not only in its tag, then the base
     model, what begins so, and the shortest name; of one architecture its library's own choice of weights."""
-    library, architecture, _ = one
+    library, architecture, _ = candidate
     is_base = bool({"base", "b"} & set(re.split(r"[^a-z0-9]+", architecture.lower())))
     own = _plain(architecture)
     likeness = (own != plain, plain not in own, not is_base, not own.startswith(plain), len(architecture))
     return (*likeness, list(LIBRARIES).index(library), architecture)
 
 
-def _close(name: str, found: list[Candidate]) -> list[str]:
+def _close(name: str, candidates: list[Candidate]) -> list[str]:
     """Addresses of the architectures that are written nearly so."""
-    own = {architecture.lower(): _address(*one) for one in reversed(found) for architecture in [one[1]]}
+    own = {architecture.lower(): _address(*each) for each in reversed(candidates) for architecture in [each[1]]}
     close = get_close_matches(name.lower(), own, MOST, ALIKE)
     return [own[architecture] for architecture in close]
 
 
 def _address(library: str, architecture: str, tag: str) -> str:
-    if library == "torchvision":
-        return f"{library}/{architecture}"
-    return f"{library}/{architecture}{'.' if library == 'timm' else '/'}{tag}"
+    separator = LIBRARIES[library].separator if tag else ""
+    return f"{library}/{architecture}{separator}{tag}"
 
 
 def _candidates() -> Iterator[Candidate]:
     """All networks with pretrained weights of the libraries that are installed; the first tag of an architecture is
     its library's choice."""
-    for library, names in LIBRARIES.items():
+    for name, library in LIBRARIES.items():
         try:
-            yield from ((library, architecture, tag) for architecture, tag in names())
+            yield from ((name, architecture, tag) for architecture, tag in library.names())
         except ImportError:
             continue
-
-
-def _of_timm() -> Iterator[tuple[str, str]]:
-    import timm
-
-    for name in timm.list_models():
-        own = str(timm.get_pretrained_cfg_value(name, "tag") or "")
-        tags = [tagged.partition(".")[2] for tagged in timm.list_pretrained(f"{name}.*")]
-        yield from ((name, tag) for tag in sorted(tags, key=lambda tag: tag != own))
-
-
-def _of_open_clip() -> Iterator[tuple[str, str]]:
-    import open_clip
-
-    yield from sorted(open_clip.list_pretrained(), key=lambda pair: pair[1] != "openai")
-
-
-def _of_torchvision() -> Iterator[tuple[str, str]]:
-    import torchvision.models
-    from torchvision.models import list_models
-
-    yield from ((name, "") for name in list_models(module=torchvision.models))
-
-
-LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
-    "timm": _of_timm,
-    "open_clip": _of_open_clip,
-    "torchvision": _of_torchvision,
-}

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.storage.staging import Staging
-from featuresExtractor.backbones.activations import TappedBackbone, raw
+from featuresExtractor.backbones.activations import LayerReader, raw
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.inference import Drift, Forward
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
 from featuresExtractor.extractor import Clock, Report, extract_units, kept, report_of
@@ -29,7 +30,6 @@ from featuresExtractor.images import loader as reading
 from featuresExtractor.images.decode import Decoded, decode_image
 from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.images.loader import read_item
-from featuresExtractor.models import Model
 from featuresExtractor.units import Unit, missing_units, recorded_units, verified
 
 CPU = torch.device("cpu")
@@ -52,12 +52,12 @@ class Cramped(nn.Module):
         return output
 
 
-def forward_of(model: Model, batch: int = 64, views: int = 2, most: int | None = None) -> Forward:
+def forward_of(model: Backbone, batch: int = 64, views: int = 2, most: int | None = None) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
     network = backbone if most is None else Cramped(backbone, most)
     prefix = "" if most is None else "backbone."
     layers = tuple(f"{prefix}{layer}" for layer in model.layers)
-    return Forward(TappedBackbone(network, layers), model.preprocessing, views, CPU, batch)
+    return Forward(LayerReader(network, layers), model.preprocessing, views, CPU, batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def writers_of(
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (1, 4), (3, 2), (4, 1), (2048, 8)])
 def test_file_is_the_same_whatever_batch_size_and_workers(
-    batch: int, workers: int, tiny_model: Model, pairs: Callable[..., Path]
+    batch: int, workers: int, tiny_model: Backbone, pairs: Callable[..., Path]
 ) -> None:
     root = pairs(5)
     reference, _ = run(root, forward_of(tiny_model, 64), 2)
@@ -131,7 +131,7 @@ def test_file_is_the_same_whatever_batch_size_and_workers(
         assert np.allclose(rows[side], reference[side], atol=1e-6)
 
 
-def test_each_row_holds_its_own_images(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_each_row_holds_its_own_images(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root = pairs(3)
     forward = forward_of(tiny_model)
     rows, _ = run(root, forward)
@@ -144,7 +144,7 @@ def test_each_row_holds_its_own_images(tiny_model: Model, pairs: Callable[..., P
         assert np.allclose(rows[side], alone["features"], atol=1e-6)
 
 
-def test_memory_that_runs_out_later_loses_no_pair(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_memory_that_runs_out_later_loses_no_pair(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root = pairs(6)
     reference, _ = run(root, forward_of(tiny_model, 4))
     forward = forward_of(tiny_model, 4, most=4)
@@ -161,9 +161,9 @@ def test_memory_that_runs_out_later_loses_no_pair(tiny_model: Model, pairs: Call
 # --- each layer on its own ---
 
 
-def whole_layers(model: Model, batch: int = 64, views: int = 2) -> Forward:
+def whole_layers(model: Backbone, batch: int = 64, views: int = 2) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
-    return Forward(TappedBackbone(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
+    return Forward(LayerReader(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
 
 
 def run_layers(root: Path, forward: Forward) -> list[NDArray[Any]]:
@@ -173,7 +173,7 @@ def run_layers(root: Path, forward: Forward) -> list[NDArray[Any]]:
     return [np.load(target) for target in targets]
 
 
-def test_each_row_of_each_layer_holds_its_own_images(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_each_row_of_each_layer_holds_its_own_images(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root = pairs(3)
     forward = whole_layers(tiny_model, batch=2)
     for layer, rows in enumerate(run_layers(root, forward)):
@@ -189,7 +189,7 @@ def test_each_row_of_each_layer_holds_its_own_images(tiny_model: Model, pairs: C
 
 
 def test_no_more_than_one_batch_of_whole_layers_is_held(
-    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Backbone, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[weakref.ref[NDArray[Any]]] = []
     alive, rows = [], []
@@ -222,10 +222,8 @@ class Watched(Forward):
         return outputs
 
 
-def test_outputs_of_earlier_batches_are_let_go_of(tiny_model: Model, pairs: Callable[..., Path]) -> None:
-    backbone = TappedBackbone(
-        load_backbone(tiny_model, find_weights(tiny_model, "random", 1)), ("layer1", "layer4"), raw
-    )
+def test_outputs_of_earlier_batches_are_let_go_of(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
+    backbone = LayerReader(load_backbone(tiny_model, find_weights(tiny_model, "random", 1)), ("layer1", "layer4"), raw)
     forward = Watched(backbone, tiny_model.preprocessing, 2, CPU, 2, False)
     run_layers(pairs(6), forward)
     assert len(forward.alive) == 6
@@ -235,7 +233,7 @@ def test_outputs_of_earlier_batches_are_let_go_of(tiny_model: Model, pairs: Call
 # --- images that cannot be read ---
 
 
-def test_broken_image_ends_the_extraction_with_its_name(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_broken_image_ends_the_extraction_with_its_name(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root = pairs(4)
     (root / "right" / "a2.png").write_bytes(b"no image")
     with pytest.raises(InputError) as caught:
@@ -250,7 +248,7 @@ def test_broken_image_ends_the_extraction_with_its_name(tiny_model: Model, pairs
 @pytest.mark.parametrize("batch", [1, 2, 4, 64])
 @pytest.mark.parametrize("broken", [["left/a0.png"], ["right/a4.png"], ["right/a1.png", "left/a2.png"]])
 def test_broken_image_is_skipped_with_its_partner_when_asked_for(
-    broken: list[str], batch: int, tiny_model: Model, pairs: Callable[..., Path]
+    broken: list[str], batch: int, tiny_model: Backbone, pairs: Callable[..., Path]
 ) -> None:
     root = pairs(5)
     reference, _ = run(root, forward_of(tiny_model))
@@ -268,7 +266,7 @@ def test_broken_image_is_skipped_with_its_partner_when_asked_for(
 
 
 def test_every_image_is_decoded_once(
-    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Backbone, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     original = decode_image
@@ -290,14 +288,14 @@ def test_report_tells_rate_and_where_the_time_went() -> None:
 
 
 def test_bar_counts_every_view_of_every_image(
-    tiny_model: Model, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    tiny_model: Backbone, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(pairs(3), forward_of(tiny_model))
     assert "12/12" in capsys.readouterr().err
 
 
 def test_seconds_of_each_part_are_those_that_were_spent(
-    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Backbone, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = FeaturesWriter.put
 
@@ -316,7 +314,7 @@ def test_seconds_of_each_part_are_those_that_were_spent(
 
 
 def test_what_a_precision_costs_is_told_once(
-    tiny_model: Model, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    tiny_model: Backbone, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     forward = forward_of(tiny_model, batch=2)
     forward.drift = Drift("bf16", 2, 0.5, 0.75)
@@ -330,7 +328,7 @@ def test_what_a_precision_costs_is_told_once(
 
 
 def test_features_are_written_in_order_by_one_other_thread_while_the_next_are_computed(
-    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Backbone, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, put = forward_of(tiny_model, batch=2), FeaturesWriter.put
     computed, by, written = threading.Event(), [], []
@@ -363,7 +361,7 @@ def test_features_are_written_in_order_by_one_other_thread_while_the_next_are_co
 
 @pytest.mark.parametrize("failing", [0, 1, 3])
 def test_disk_that_is_full_ends_the_extraction_with_nothing_left_behind(
-    failing: int, tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    failing: int, tiny_model: Backbone, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, put, calls, before = pairs(4), FeaturesWriter.put, [0], set(threading.enumerate())
 
@@ -396,17 +394,17 @@ class Breaking(nn.Module):
         return output
 
 
-def breaking(model: Model, after: int, what: Callable[[Tensor], Tensor]) -> Forward:
+def breaking(model: Backbone, after: int, what: Callable[[Tensor], Tensor]) -> Forward:
     """Breaks after so many images of one view, two at a time."""
     network = Breaking(load_backbone(model, find_weights(model, "random", 1)), 10**6, what)
-    forward = Forward(TappedBackbone(network, ("backbone.layer1",)), model.preprocessing, 1, CPU, 2)
+    forward = Forward(LayerReader(network, ("backbone.layer1",)), model.preprocessing, 1, CPU, 2)
     network.seen, network.after = 0, after
     return forward
 
 
 @pytest.mark.parametrize("after", [0, 2, 6])
 def test_features_that_are_no_numbers_end_the_extraction_with_the_first_such_image(
-    after: int, tiny_model: Model, pairs: Callable[..., Path]
+    after: int, tiny_model: Backbone, pairs: Callable[..., Path]
 ) -> None:
     root = pairs(4)
     with pytest.raises(InputError) as caught:
@@ -418,7 +416,7 @@ def test_features_that_are_no_numbers_end_the_extraction_with_the_first_such_ima
 
 @pytest.mark.parametrize("after", [0, 4])
 def test_interrupt_ends_the_extraction_with_nothing_left_behind(
-    after: int, tiny_model: Model, pairs: Callable[..., Path]
+    after: int, tiny_model: Backbone, pairs: Callable[..., Path]
 ) -> None:
     def interrupted(_: Tensor) -> Tensor:
         raise KeyboardInterrupt
@@ -434,7 +432,7 @@ def test_interrupt_ends_the_extraction_with_nothing_left_behind(
 # --- gone on with ---
 
 
-def cut_after(model: Model, batches: int, batch: int = 4, views: int = 2) -> Forward:
+def cut_after(model: Backbone, batches: int, batch: int = 4, views: int = 2) -> Forward:
     """Is interrupted after so many batches."""
     forward = forward_of(model, batch, views)
 
@@ -459,7 +457,7 @@ def names_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize("broken", [(), ("right/a1.png", "left/a4.png")])
 @pytest.mark.parametrize("batches", [[0], [1], [3], [4], [1, 0, 1, 1]])
 def test_interrupted_extraction_gone_on_with_gives_the_same_bytes(
-    batches: list[int], broken: Sequence[str], tiny_model: Model, pairs: Callable[..., Path]
+    batches: list[int], broken: Sequence[str], tiny_model: Backbone, pairs: Callable[..., Path]
 ) -> None:
     root = pairs(9)
     for name in broken:
@@ -477,7 +475,10 @@ def test_interrupted_extraction_gone_on_with_gives_the_same_bytes(
 
 
 def test_what_is_done_is_not_read_again(
-    tiny_model: Model, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_model: Backbone,
+    pairs: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = pairs(6)
     with pytest.raises(KeyboardInterrupt):
@@ -498,7 +499,7 @@ def test_what_is_done_is_not_read_again(
     assert "24/24" in bar
 
 
-def test_every_layers_file_is_gone_on_with(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_every_layers_file_is_gone_on_with(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root, forward = pairs(4), whole_layers(tiny_model, batch=2)
     expected = [rows.tobytes() for rows in run_layers(root, forward)]
     targets = [root.parent / f"{number}.npy" for number in range(3)]
@@ -520,7 +521,7 @@ def test_every_layers_file_is_gone_on_with(tiny_model: Model, pairs: Callable[..
     assert [np.load(target).tobytes() for target in targets] == expected
 
 
-def test_broken_image_is_mended_and_the_same_call_goes_on(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_broken_image_is_mended_and_the_same_call_goes_on(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root = pairs(5)
     expected, _ = run(root, forward_of(tiny_model, 2))
     (root.parent / "f.npy").unlink()
@@ -537,7 +538,7 @@ def test_broken_image_is_mended_and_the_same_call_goes_on(tiny_model: Model, pai
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_image_that_changed_meanwhile_is_named_and_read_again_by_the_next_call(
-    skip: bool, tiny_model: Model, pairs: Callable[..., Path], image: Callable[..., Path]
+    skip: bool, tiny_model: Backbone, pairs: Callable[..., Path], image: Callable[..., Path]
 ) -> None:
     root = pairs(5)
     before, _ = run(root, forward_of(tiny_model, 2))
@@ -563,7 +564,7 @@ def test_image_that_changed_meanwhile_is_named_and_read_again_by_the_next_call(
     assert np.array_equal(rows["left"][1:5], before["left"][1:5])
 
 
-def test_image_that_vanished_meanwhile_is_named(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_image_that_vanished_meanwhile_is_named(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root = pairs(4)
     forward = forward_of(tiny_model, 2)
     forward.backbone.register_forward_hook(lambda *_: (root / "right" / "a0.png").unlink(missing_ok=True))
@@ -573,14 +574,14 @@ def test_image_that_vanished_meanwhile_is_named(tiny_model: Model, pairs: Callab
     assert names_in(root.parent / ".unfinished" / "f") == ["f.npy", "plan.json", "units.jsonl"]
 
 
-def test_items_that_were_left_out_are_not_kept(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_items_that_were_left_out_are_not_kept(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     dataset = find_images(pairs(5))
     assert kept(dataset, []).all()
     units = [Unit(range(2), [], [1], [], []), Unit(range(2, 5), [], [2, 4], [], [])]
     assert kept(dataset, units).tolist() == [True, False, False, True, False]
 
 
-def test_batch_without_a_readable_image_is_done(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_batch_without_a_readable_image_is_done(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root = pairs(4)
     for number in (0, 1, 3):
         (root / "left" / f"a{number}.png").write_bytes(b"")
@@ -590,7 +591,7 @@ def test_batch_without_a_readable_image_is_done(tiny_model: Model, pairs: Callab
     assert rows["left_name"].tolist() == ["a2.png"] * 2
 
 
-def test_what_a_precision_costs_is_known_to_the_next_call(tiny_model: Model, pairs: Callable[..., Path]) -> None:
+def test_what_a_precision_costs_is_known_to_the_next_call(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
     root, forward = pairs(4), cut_after(tiny_model, 1, batch=2)
     forward.drift = Drift("bf16", 2, 0.5, 0.75)
     with pytest.raises(KeyboardInterrupt):

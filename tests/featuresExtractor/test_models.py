@@ -17,9 +17,10 @@ import torch
 from torchvision.models import get_model_weights
 
 from common.errors import InputError
-from featuresExtractor.backbones.activations import TappedBackbone, reduction
-from featuresExtractor.backbones.libraries import describe, skeleton
-from featuresExtractor.models import MODELS, Model, as_in_the_paper, find_model, find_models
+from featuresExtractor.backbones.activations import LayerReader, reduction
+from featuresExtractor.backbones.layers import describe
+from featuresExtractor.backbones.libraries.table import skeleton
+from featuresExtractor.models import BACKBONES, Backbone, as_in_the_paper, find_model, find_models
 from featuresExtractor.transforms import Preprocessing, normalise
 
 STAGES = "layer1 layer2 layer3 layer4"
@@ -69,22 +70,22 @@ FACTS = {
 CLASS_TOKEN = {
     "clip_vit32_b", "vit_base_patch16_224", "dino_vits16", "dino_vits8", "dino_vitb8", "dino_vitb16"
 }  # fmt: skip
-NAMES = [model.name for model in MODELS]
+NAMES = [model.name for model in BACKBONES]
 PAPER = [name for name in FACTS if name != "efficientnet_lite0"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 META = "https://dl.fbaipublicfiles.com"
 
 
 def rows(library: str) -> list[Any]:
-    return [pytest.param(model, id=model.name) for model in MODELS if model.library == library]
+    return [pytest.param(model, id=model.name) for model in BACKBONES if model.library == library]
 
 
 def test_names_are_those_of_the_paper_and_one_more() -> None:
     assert list(FACTS) == NAMES
     assert len(PAPER) == 37
-    assert [model.name for model in MODELS if model.paper] == PAPER
+    assert [model.name for model in BACKBONES if model.paper] == PAPER
     assert [find_model(name).name for name in NAMES] == NAMES
-    assert len({model.folder for model in MODELS}) == 38
+    assert len({model.folder for model in BACKBONES}) == 38
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,8 +96,8 @@ def test_layers_of_the_network_give_as_many_numbers_as_are_published(name: str) 
     assert not any(module.training for module in network.modules())
     side = model.preprocessing.crop
     with torch.inference_mode():
-        tapped = TappedBackbone(network, tuple(model.layers), reduction("normalised", model))
-        outputs = tapped(torch.zeros(2, 3, side, side, device="meta"))
+        reader = LayerReader(network, tuple(model.layers), reduction("normalised", model))
+        outputs = reader(torch.zeros(2, 3, side, side, device="meta"))
     assert list(model.layers) == layers.split()
     assert [tuple(output.shape) for output in outputs] == [(2, channels) for channels in model.layers.values()]
     assert (model.width, sum(output.shape[1] for output in outputs)) == (width, width)
@@ -104,9 +105,9 @@ def test_layers_of_the_network_give_as_many_numbers_as_are_published(name: str) 
 
 
 def test_class_token_is_taken_of_transformers_alone() -> None:
-    assert {model.name for model in MODELS if model.tokens == "class"} == CLASS_TOKEN
-    assert {model.name for model in MODELS if model.prefix == 1} == CLASS_TOKEN
-    assert {model.prefix for model in MODELS} == {0, 1}
+    assert {model.name for model in BACKBONES if model.tokens == "class"} == CLASS_TOKEN
+    assert {model.name for model in BACKBONES if model.prefix == 1} == CLASS_TOKEN
+    assert {model.prefix for model in BACKBONES} == {0, 1}
 
 
 def test_widest_network_of_instagram_is_one_that_timm_does_not_name() -> None:
@@ -125,7 +126,7 @@ TIMM = [one for one in rows("timm") if one.id not in ("wsl_resnext101_32x48d", "
 
 
 @pytest.mark.parametrize("model", TIMM)
-def test_row_of_timm_is_as_timm_has_it(model: Model) -> None:
+def test_row_of_timm_is_as_timm_has_it(model: Backbone) -> None:
     config: Any = timm.get_pretrained_cfg(f"{model.architecture}.{model.tag}")
     resolve: Any = timm.data.resolve_data_config  # type: ignore[attr-defined]
     data = resolve({}, pretrained_cfg=config.to_dict())
@@ -169,7 +170,7 @@ def test_weights_are_those_that_the_papers_version_of_timm_loaded(name: str) -> 
 
 
 @pytest.mark.parametrize("model", rows("torchvision"))
-def test_row_of_torchvision_is_as_torchvision_has_it(model: Model) -> None:
+def test_row_of_torchvision_is_as_torchvision_has_it(model: Backbone) -> None:
     assert (model.name, model.tag) == (model.architecture, "IMAGENET1K_V1")
     weights: Any = get_model_weights(model.architecture)
     first = weights.IMAGENET1K_V1
@@ -182,7 +183,7 @@ def test_row_of_torchvision_is_as_torchvision_has_it(model: Model) -> None:
 
 
 @pytest.mark.parametrize("model", rows("open_clip"))
-def test_row_of_open_clip_is_as_open_clip_has_it(model: Model) -> None:
+def test_row_of_open_clip_is_as_open_clip_has_it(model: Backbone) -> None:
     config = open_clip.get_pretrained_cfg(model.architecture, model.tag)
     own = model.preprocessing
     assert (model.tag, config["resize_mode"]) == ("openai", "shortest")
@@ -234,8 +235,8 @@ def test_weights_of_lite0_are_in_their_package() -> None:
 
 
 def test_every_row_names_where_it_is_from() -> None:
-    assert {model.weights.partition(":")[0] for model in MODELS} == {"hub", "https", "package"}
-    assert all(model.licence and model.source and model.family for model in MODELS)
+    assert {model.weights.partition(":")[0] for model in BACKBONES} == {"hub", "https", "package"}
+    assert all(model.licence and model.source and model.family for model in BACKBONES)
 
 
 # --- as in the paper ---
@@ -243,7 +244,7 @@ def test_every_row_names_where_it_is_from() -> None:
 
 def test_paper_squashed_the_images_of_all_but_clip() -> None:
     squashed = Preprocessing(224, 224, "bilinear", *IMAGENET, squash=True, antialias=False)
-    for model in MODELS:
+    for model in BACKBONES:
         changed = as_in_the_paper(model)
         expected = model.preprocessing if model.name.startswith("clip_") else squashed
         assert changed.preprocessing == expected
@@ -297,6 +298,6 @@ def test_names_keep_their_order_without_doubles_and_addresses_are_left_for_later
     assert find_models(names) == ["timm/never_heard_of", "resnet50", "alexnet"]
 
 
-def test_folder_of_an_address_is_one_name(tiny_model: Model) -> None:
+def test_folder_of_an_address_is_one_name(tiny_model: Backbone) -> None:
     assert replace(tiny_model, name="open_clip/ViT-B-32/openai").folder == "open_clip-ViT-B-32-openai"
     assert tiny_model.folder == "tiny"

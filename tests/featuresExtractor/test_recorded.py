@@ -19,8 +19,9 @@ from featuresExtractor.backbones.weights.loading import Weights
 from featuresExtractor.extractor import Report
 from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.job import Job
-from featuresExtractor.models import PAPER_224, Model, as_in_the_paper, find_model
+from featuresExtractor.models import Backbone, as_in_the_paper, find_model
 from featuresExtractor.processor import Reduction, parse_processor
+from featuresExtractor.transforms import PAPER_224
 
 MODEL = find_model("clip_rn50x4")
 WEIGHTS = Weights("openai", sha256="ab12")
@@ -30,7 +31,7 @@ WORDS = {"raw": ["save"], "pooled": ["pca", "4"], "normalised": ["adapt"]}
 
 
 def job_of(
-    model: Model,
+    model: Backbone,
     dataset: Dataset,
     views: int = 1,
     activation: str = "normalised",
@@ -41,7 +42,7 @@ def job_of(
     return Job(model, processor, dataset, Path("out"), torch.device("cpu"), views, **more)
 
 
-def settings(model: Model, weights: Weights, dataset: Dataset, views: int, activation: str = "normalised") -> Any:
+def settings(model: Backbone, weights: Weights, dataset: Dataset, views: int, activation: str = "normalised") -> Any:
     return recorded.settings_of(job_of(model, dataset, views, activation), weights)
 
 

@@ -15,12 +15,13 @@ from PIL import Image
 from torchvision import transforms as tv
 from torchvision.transforms import v2
 
-from featuresExtractor.backbones.libraries import _timm_images, describe
-from featuresExtractor.models import MODELS, as_in_the_paper, find_model
+from featuresExtractor.backbones.layers import describe
+from featuresExtractor.backbones.libraries.timm_library import preprocessing as preprocessing_of_timm
+from featuresExtractor.models import BACKBONES, as_in_the_paper, find_model
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise, prepare
 
 CLIP = find_model("clip_rn50x4").preprocessing
-DISTINCT = {model.preprocessing for model in MODELS}
+DISTINCT = {model.preprocessing for model in BACKBONES}
 MODES = {"bilinear": tv.InterpolationMode.BILINEAR, "bicubic": tv.InterpolationMode.BICUBIC}
 SIZES = [
     (200, 245),
@@ -143,7 +144,7 @@ def test_pixels_are_timms_for_every_setting_in_its_list() -> None:
     assert sum(config["crop_pct"] > 1 for config in square) == 2
     image = random_rgb((97, 70))
     for config in square:
-        assert torch.equal(our_pixels(image, _timm_images("", config)), timm_pixels(image, config)), config
+        assert torch.equal(our_pixels(image, preprocessing_of_timm("", config)), timm_pixels(image, config)), config
 
 
 @pytest.mark.parametrize("name", ["volo_d4_448", "volo_d5_448", "volo_d5_512"])

@@ -52,7 +52,7 @@ def _run(argv: list[str], folder: str, point: str, call: int, tiny: bool) -> Non
     if point:
         _arm(point, call)
     if tiny:
-        setattr(models, "MODELS", (*models.MODELS, TINY))  # noqa: B010  # a tuple of another length to mypy
+        setattr(models, "BACKBONES", (*models.BACKBONES, TINY))  # noqa: B010  # a tuple of another length to mypy
     before = peak()
     code = importlib.import_module(script.removesuffix(".py")).main(words)
     Path("memory.txt").write_text(str(peak() - before))

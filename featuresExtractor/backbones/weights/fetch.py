@@ -5,18 +5,21 @@ Answers without torch, as far as nothing is fetched: `--list-models` asks for ev
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.errors import InputError
+from featuresExtractor.backbones.backbone import Backbone
+from featuresExtractor.backbones.libraries.table import LIBRARIES
 from featuresExtractor.backbones.weights.download import HASH, download
 from featuresExtractor.backbones.weights.reasons import why
-from featuresExtractor.models import Model
+
+logger = logging.getLogger(__name__)
 
 GIVE_A_FILE = "give a local file with --weights FILE (safetensors, or a .pt state dict)"
 REVISION = re.compile(r"[0-9a-f]{40}")
@@ -37,12 +40,12 @@ def place(weights: str) -> str:
     return urlsplit(weights).netloc
 
 
-def on_this_machine(model: Model) -> bool:
+def on_this_machine(model: Backbone) -> bool:
     """Whether the pretrained weights need not be fetched."""
     return cached(model) is not None
 
 
-def cached(model: Model) -> Path | None:
+def cached(model: Backbone) -> Path | None:
     """The file of the pretrained weights where it is already here."""
     scheme, _, rest = model.weights.partition(":")
     if scheme == "hub":
@@ -51,17 +54,18 @@ def cached(model: Model) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def at_revision(model: Model, revision: str) -> Model:
+def at_revision(model: Backbone, revision: str) -> Backbone:
     """The model with its weights at a commit of the hub; InputError where they are not from there."""
     if not model.weights.startswith("hub:"):
-        told = f"is of the model hub, and the weights of {model.name} are not from there"
-        raise InputError(f"--revision {revision}: {told}")
+        raise InputError(
+            f"--revision {revision}: is of the model hub, and the weights of {model.name} are not from there"
+        )
     if not REVISION.fullmatch(revision):
         raise InputError(f"--revision {revision}: is no commit of a repository: 40 digits of 0-9 and a-f")
     return replace(model, revision=revision)
 
 
-def pretrained_file(model: Model) -> Path:
+def pretrained_file(model: Backbone) -> Path:
     """The file of the pretrained weights, fetched where needed; InputError says what was tried and the way out."""
     if not model.weights:
         raise InputError(f"{model.name}: the library names no pretrained weights; {GIVE_A_FILE}, or --weights random")
@@ -98,13 +102,13 @@ def _in_hub_cache(repository: str, file: str, revision: str | None) -> Path | No
     from huggingface_hub import try_to_load_from_cache
 
     for name in (file, OLD_FORMAT.get(file, file)):
-        found = try_to_load_from_cache(repository, name, revision=revision)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 
-def _from_hub(model: Model, repository: str, file: str) -> Path:
+def _from_hub(model: Backbone, repository: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub import logging as hub_logging
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -124,7 +128,7 @@ def _from_hub(model: Model, repository: str, file: str) -> Path:
         raise _not_found(model, tried, why(error, "the model hub")) from error
 
 
-def _from_url(model: Model) -> Path:
+def _from_url(model: Backbone) -> Path:
     path = _download_path(model)
     _tell(model, model.weights)
     try:
@@ -135,7 +139,7 @@ def _from_url(model: Model) -> Path:
     return path
 
 
-def _download_path(model: Model) -> Path:
+def _download_path(model: Backbone) -> Path:
     """Where the model's own library keeps the file of a URL, by torch's rules for its caches.
 
     A file whose name holds no hash gets the model's name too: `resnet50.pth` may be anyone's.
@@ -143,14 +147,14 @@ def _download_path(model: Model) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
     home = Path(os.environ.get("TORCH_HOME", cache)).expanduser()
     file = model.weights.rpartition("/")[2]
-    if model.library == "facenet_pytorch":
-        return home / "checkpoints" / file
+    if own := LIBRARIES[model.library].cache:
+        return home / own / file
     return home / "hub" / "checkpoints" / (file if HASH.search(file) else f"{model.folder}-{file}")
 
 
-def _tell(model: Model, what: str) -> None:
-    print(f"{model.name}: fetching {what}", file=sys.stderr)
+def _tell(model: Backbone, what: str) -> None:
+    logger.warning(f"{model.name}: fetching {what}")
 
 
-def _not_found(model: Model, tried: str, reason: str) -> InputError:
+def _not_found(model: Backbone, tried: str, reason: str) -> InputError:
     return InputError(f"{model.name}: weights not found: {reason}; tried {tried}; {GIVE_A_FILE}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from torch import nn
 from common.errors import InputError, listed, printable
 from common.machine.resources import available_memory, require_memory
 from common.storage.files import sha256
-from featuresExtractor.backbones.libraries import build, skeleton
+from featuresExtractor.backbones.backbone import Backbone
+from featuresExtractor.backbones.libraries.table import LIBRARIES, build, skeleton
 from featuresExtractor.backbones.weights.checkpoints import read_state_dicts, read_tensors
 from featuresExtractor.backbones.weights.download import check_fetched, revision
 from featuresExtractor.backbones.weights.fetch import pretrained_file
 from featuresExtractor.backbones.weights.fitting import Fit, fit
 from featuresExtractor.backbones.weights.needs import needs
-from featuresExtractor.models import Model
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Weights", "find_weights", "load_backbone", "random_network", "read_tensors"]
 
@@ -44,7 +46,7 @@ class Weights:
         return {"sha256": self.sha256, "seed": self.seed}
 
 
-def find_weights(model: Model, weights: str | os.PathLike[str] | None = None, seed: int = 0) -> Weights:
+def find_weights(model: Backbone, weights: str | os.PathLike[str] | None = None, seed: int = 0) -> Weights:
     """Return where the weights asked for are, without building the network.
 
     `weights` is None for the pretrained ones, a path for a local file, `random` for torch's initialisation from `seed`.
@@ -62,7 +64,7 @@ def find_weights(model: Model, weights: str | os.PathLike[str] | None = None, se
     return Weights(model.weights + revision(path), sha256=digest, file=path)
 
 
-def load_backbone(model: Model, weights: Weights) -> nn.Module:
+def load_backbone(model: Backbone, weights: Weights) -> nn.Module:
     """Return the network of `model` with these weights, in eval mode and fp32, without gradients.
 
     What the layers of `model` are computed with must match exactly (names and shapes); InputError names what is
@@ -87,12 +89,12 @@ def _note(fitting: Fit, path: Path) -> None:
     shown = printable(str(path))
     if fitting.others:
         others = listed(map(str, fitting.others), 5)
-        print(f"note: {shown}: weights taken from {fitting.place}; the network is also in {others}", file=sys.stderr)
+        logger.warning(f"note: {shown}: weights taken from {fitting.place}; the network is also in {others}")
     ignored = [f"{name} ({kind})" for kind, names in fitting.ignored.items() for name in names]
     if ignored:
         count = f"{len(ignored):,} tensor{'s' * (len(ignored) > 1)}"
-        told = f"{count} ignored, on which the features do not depend"
-        print(f"note: {shown}: {told}: {listed(ignored, 5)}", file=sys.stderr)
+        message = f"{count} ignored, on which the features do not depend"
+        logger.warning(f"note: {shown}: {message}: {listed(ignored, 5)}")
 
 
 def _check_fixed(backbone: nn.Module, fitting: Fit, path: Path) -> None:
@@ -105,10 +107,10 @@ def _check_fixed(backbone: nn.Module, fitting: Fit, path: Path) -> None:
             )
 
 
-def _check_memory(model: Model, bones: nn.Module, file: Path | None) -> None:
+def _check_memory(model: Backbone, bones: nn.Module, file: Path | None) -> None:
     """OutOfMemory where the memory does not hold the network and its file."""
-    towers = 2 if model.library == "open_clip" else 1  # a text tower is built with the visual one
-    needed = towers * sum(weight.nbytes for weight in bones.parameters()) + (file.stat().st_size if file else 0)
+    network = LIBRARIES[model.library].towers * sum(weight.nbytes for weight in bones.parameters())
+    needed = network + (file.stat().st_size if file else 0)
     what = f"{model.name}: loading its weights takes"
     require_memory(needed, available_memory(), what, "free some, or take a smaller network")
 
@@ -117,7 +119,7 @@ def _frozen(backbone: nn.Module) -> nn.Module:
     return backbone.eval().requires_grad_(False)
 
 
-def random_network(model: Model, seed: int) -> nn.Module:
+def random_network(model: Backbone, seed: int) -> nn.Module:
     """The network with random weights that depend on `seed` alone; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from featuresExtractor.models import Model
+from featuresExtractor.backbones.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Needs:
         return any(".".join(parts[:count]) in self.behind for count in range(1, len(parts) + 1))
 
 
-def needs(model: Model, network: nn.Module) -> Needs:
+def needs(model: Backbone, network: nn.Module) -> Needs:
     """Return what `model.layers` need of a skeleton: the tensors that any operation is given before the last of the
     layers has ended. Without layers it is all of them, but for what BatchNorm counts.
 

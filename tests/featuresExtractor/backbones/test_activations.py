@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from featuresExtractor.backbones.activations import (
+    LayerReader,
     Reduce,
-    TappedBackbone,
     bytes_per_image,
     channels,
     channels_last,
     pooled,
     pooled_and_normalised,
     raw,
+    read_layers,
     reduction,
-    tapped,
 )
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import Weights, load_backbone
-from featuresExtractor.models import Model, find_model
+from featuresExtractor.models import Backbone, find_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -79,31 +79,31 @@ def test_half_precision_is_pooled_in_fp32() -> None:
 
 def test_layers_come_in_the_order_asked_for() -> None:
     backbone = network()
-    middle, last, first = TappedBackbone(backbone, ("middle.1", "last", "first"))(images())
+    middle, last, first = LayerReader(backbone, ("middle.1", "last", "first"))(images())
     assert (middle.shape, last.shape, first.shape) == ((2, 5), (2, 6), (2, 4))
     assert torch.allclose(last, nn.functional.normalize(backbone(images()), dim=1))
 
 
 def test_activation_is_reduced_before_a_later_layer_changes_it() -> None:
     backbone = network()
-    (first,) = TappedBackbone(backbone, ("first",), reduce=lambda output: output.clone())(images())
+    (first,) = LayerReader(backbone, ("first",), reduce=lambda output: output.clone())(images())
     assert torch.equal(first, backbone[0](images()))
     assert (first < 0).any()  # the ReLU behind it works in place
 
 
 def test_taps_do_not_pile_up_and_outlast_a_failure() -> None:
     backbone = network()
-    taps = TappedBackbone(backbone, ("first", "last"))
+    taps = LayerReader(backbone, ("first", "last"))
     expected = taps(images())
     assert hooks(backbone) == 2
     with pytest.raises(RuntimeError):
         taps(torch.zeros(1, 2, 8, 6))
-    assert taps.found == {}  # nothing of an image is held
+    assert taps.activations == {}  # nothing of an image is held
     taps.fold(images())
     assert hooks(backbone) == 2
     for found, layer in zip(taps(images()), expected, strict=True):
         assert torch.equal(found, layer)
-    assert taps.found == {}
+    assert taps.activations == {}
 
 
 @pytest.mark.parametrize("layer", ["0", "1", "1.act", "2", "3", "3.0"])
@@ -118,7 +118,7 @@ def test_taps_see_the_same_after_batch_norms_were_folded(layer: str) -> None:
         assert one.running_var is not None
         one.running_mean.normal_(generator=torch.Generator().manual_seed(0))
         one.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
-    taps = TappedBackbone(backbone.eval(), (layer, "4"), reduce=lambda output: output.clone())
+    taps = LayerReader(backbone.eval(), (layer, "4"), reduce=lambda output: output.clone())
     batch = images().double()
     with torch.inference_mode():
         expected = taps(batch)
@@ -130,8 +130,8 @@ def test_taps_see_the_same_after_batch_norms_were_folded(layer: str) -> None:
 
 
 def test_layers_are_joined_side_by_side_or_left_alone_without_gradients() -> None:
-    taps = TappedBackbone(network(), ("first", "middle", "last"))
-    (features,), alone = tapped(taps, images(3)), tapped(taps, images(3), joined=False)
+    taps = LayerReader(network(), ("first", "middle", "last"))
+    (features,), alone = read_layers(taps, images(3)), read_layers(taps, images(3), joined=False)
     assert torch.equal(features, torch.cat(taps(images(3)), dim=1))
     assert (features.shape, features.requires_grad) == ((3, 4 + 5 + 6), False)
     assert torch.allclose(features.norm(dim=1), torch.full((3,), 3**0.5))
@@ -200,7 +200,7 @@ def test_raw_activation_is_as_it_was_in_fp32_and_in_plain_order() -> None:
     assert torch.equal(result, given.float())
 
 
-def test_reduction_pools_tokens_as_the_model_says(tiny_model: Model) -> None:
+def test_reduction_pools_tokens_as_the_model_says(tiny_model: Backbone) -> None:
     tokens = counted(2, 6, 3)
     means = replace(tiny_model, tokens="mean", prefix=2)
     assert torch.equal(reduction("pooled", replace(means, tokens="class"))(tokens), tokens[:, 0])
@@ -388,7 +388,7 @@ def test_features_are_those_that_the_library_gives(
 
     with torch.inference_mode():
         expected = reference(backbone, images)
-    found = tapped(TappedBackbone(backbone, tuple(model.layers), both), images, joined=False)
+    found = read_layers(LayerReader(backbone, tuple(model.layers), both), images, joined=False)
     assert [layer.shape for layer in found] == [(2, 2, width) for width in model.layers.values()]
     for layer, truth in zip(found, expected, strict=True):
         assert torch.isfinite(layer).all()
@@ -402,7 +402,7 @@ def test_features_are_those_that_the_library_gives(
 def test_what_follows_in_place_does_not_change_what_was_tapped(reduce: Reduce) -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 6, 8), nn.ReLU(inplace=True))
     with torch.inference_mode():
-        (found,) = TappedBackbone(backbone, ("1",), reduce)(images(3))
+        (found,) = LayerReader(backbone, ("1",), reduce)(images(3))
         assert torch.equal(found, backbone[1](images(3).flatten(1)))
     assert (found < 0).any()
 

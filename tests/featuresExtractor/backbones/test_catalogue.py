@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from featuresExtractor.backbones.catalogue import HEADER, listing
-from featuresExtractor.models import MODELS
+from featuresExtractor.models import BACKBONES
 
 
 @pytest.mark.usefixtures("empty_caches")
 def test_listing_has_a_row_for_each_model_under_the_header() -> None:
     shown = {row[0]: dict(zip(HEADER, row, strict=True)) for row in listing()}
-    assert list(shown) == [model.name for model in MODELS]
+    assert list(shown) == [model.name for model in BACKBONES]
     assert shown["clip_rn50x4"] == {
         "model": "clip_rn50x4",
         "family": "CLIP",

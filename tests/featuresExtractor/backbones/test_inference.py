@@ -20,10 +20,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import InputError, OutOfMemory
 from featuresExtractor.backbones import inference as module
-from featuresExtractor.backbones.activations import TappedBackbone, bytes_per_image, pooled, raw
+from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, pooled, raw
 from featuresExtractor.backbones.inference import Drift, Forward, check_same
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
-from featuresExtractor.models import Model, find_model
+from featuresExtractor.models import Backbone, find_model
 from featuresExtractor.transforms import normalise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,27 +47,27 @@ class Cramped(nn.Module):
         return output
 
 
-def forward_of(model: Model, batch: int = 64, views: int = 2, most: int | None = None) -> Forward:
+def forward_of(model: Backbone, batch: int = 64, views: int = 2, most: int | None = None) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
     network = backbone if most is None else Cramped(backbone, most)
     prefix = "" if most is None else "backbone."
     layers = tuple(f"{prefix}{layer}" for layer in model.layers)
-    return Forward(TappedBackbone(network, layers), model.preprocessing, views, CPU, batch)
+    return Forward(LayerReader(network, layers), model.preprocessing, views, CPU, batch)
 
 
-def pixels_of(model: Model, count: int) -> Tensor:
+def pixels_of(model: Backbone, count: int) -> Tensor:
     crop = model.preprocessing.crop
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, crop, crop), dtype=torch.uint8, generator=generator)
 
 
-def whole_layers(model: Model, batch: int = 64, views: int = 2) -> Forward:
+def whole_layers(model: Backbone, batch: int = 64, views: int = 2) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
-    return Forward(TappedBackbone(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
+    return Forward(LayerReader(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
 
 
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0"])
-def test_second_view_is_a_second_pass_over_the_mirror_image_bit_for_bit(name: str, tiny_model: Model) -> None:
+def test_second_view_is_a_second_pass_over_the_mirror_image_bit_for_bit(name: str, tiny_model: Backbone) -> None:
     model = tiny_model if name == "tiny" else find_model(name)
     pixels = pixels_of(model, 3)
     ((original, flipped),) = forward_of(model, views=2)(pixels)
@@ -77,7 +77,7 @@ def test_second_view_is_a_second_pass_over_the_mirror_image_bit_for_bit(name: st
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 2048])
-def test_batch_size_does_not_change_features(batch: int, tiny_model: Model) -> None:
+def test_batch_size_does_not_change_features(batch: int, tiny_model: Backbone) -> None:
     pixels = pixels_of(tiny_model, 7)
     (features,) = forward_of(tiny_model, batch)(pixels)
     assert (features.shape, features.dtype.name) == ((2, 7, WIDTH), "float32")
@@ -86,7 +86,7 @@ def test_batch_size_does_not_change_features(batch: int, tiny_model: Model) -> N
     assert np.allclose(features, one_by_one, atol=1e-6)
 
 
-def test_memory_bounds_the_batch(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_bounds_the_batch(tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = forward_of(tiny_model)
     probe = torch.zeros(1, 3, 32, 32)
     need = bytes_per_image(forward.backbone, probe)
@@ -98,7 +98,7 @@ def test_memory_bounds_the_batch(tiny_model: Model, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
-    most: int, tiny_model: Model, capsys: pytest.CaptureFixture[str]
+    most: int, tiny_model: Backbone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = pixels_of(tiny_model, 11)
     (reference,) = forward_of(tiny_model)(pixels)
@@ -115,7 +115,7 @@ def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
 NO_ROOM = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
 
 
-def test_memory_too_small_for_one_image_is_told(tiny_model: Model) -> None:
+def test_memory_too_small_for_one_image_is_told(tiny_model: Backbone) -> None:
     with pytest.raises(InputError) as caught:
         forward_of(tiny_model, most=0)
     assert str(caught.value) == NO_ROOM
@@ -130,13 +130,13 @@ def test_memory_too_small_for_one_image_is_told(tiny_model: Model) -> None:
 # --- each layer on its own ---
 
 
-def test_outputs_are_each_layer_or_all_of_them_joined(tiny_model: Model) -> None:
+def test_outputs_are_each_layer_or_all_of_them_joined(tiny_model: Backbone) -> None:
     assert whole_layers(tiny_model).shapes == [(32, 8, 8), (192, 2, 2), (96, 1, 1)]
     assert forward_of(tiny_model).shapes == [(WIDTH,)]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
-def test_every_layer_is_given_for_every_view_and_image(batch: int, tiny_model: Model) -> None:
+def test_every_layer_is_given_for_every_view_and_image(batch: int, tiny_model: Backbone) -> None:
     pixels = pixels_of(tiny_model, 5)
     outputs = whole_layers(tiny_model, batch)(pixels)
     assert [output.shape for output in outputs] == [(2, 5, 32, 8, 8), (2, 5, 192, 2, 2), (2, 5, 96, 1, 1)]
@@ -146,7 +146,7 @@ def test_every_layer_is_given_for_every_view_and_image(batch: int, tiny_model: M
             assert np.allclose(found[view], expected, atol=1e-5)
 
 
-def test_gpu_out_of_memory_loses_nothing_of_any_layer(tiny_model: Model) -> None:
+def test_gpu_out_of_memory_loses_nothing_of_any_layer(tiny_model: Backbone) -> None:
     pixels = pixels_of(tiny_model, 7)
     reference = whole_layers(tiny_model)(pixels)
     forward = whole_layers(tiny_model, batch=4)
@@ -159,7 +159,7 @@ def test_gpu_out_of_memory_loses_nothing_of_any_layer(tiny_model: Model) -> None
 # --- beside the plain network ---
 
 
-def trained(model: Model) -> nn.Module:
+def trained(model: Backbone) -> nn.Module:
     """The network with statistics of BatchNorms that are not those of the start, which change nothing."""
     backbone, generator = load_backbone(model, find_weights(model, "random", 1)), torch.Generator().manual_seed(2)
     for norm in backbone.modules():
@@ -174,7 +174,7 @@ def trained(model: Model) -> nn.Module:
     return backbone
 
 
-def by_hooks(network: nn.Module, model: Model, pixels: Tensor) -> Tensor:
+def by_hooks(network: nn.Module, model: Backbone, pixels: Tensor) -> Tensor:
     """Joined features (n, D) of the network as it is, in plain memory order."""
     kept: dict[str, Tensor] = {}
     handles = [
@@ -190,13 +190,13 @@ def by_hooks(network: nn.Module, model: Model, pixels: Tensor) -> Tensor:
     return torch.cat([F.normalize(kept[layer], dim=1) for layer in model.layers], dim=1)
 
 
-def forward_in(model: Model, precision: str, batch: int = 64, compiled: bool = False, views: int = 2) -> Forward:
-    backbone = TappedBackbone(trained(model), tuple(model.layers))
+def forward_in(model: Backbone, precision: str, batch: int = 64, compiled: bool = False, views: int = 2) -> Forward:
+    backbone = LayerReader(trained(model), tuple(model.layers))
     return Forward(backbone, model.preprocessing, views, CPU, batch, True, precision, compiled)
 
 
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0", "resnet18"])
-def test_fp32_features_are_those_of_the_plain_network(name: str, tiny_model: Model) -> None:
+def test_fp32_features_are_those_of_the_plain_network(name: str, tiny_model: Backbone) -> None:
     model = tiny_model if name == "tiny" else find_model(name)
     model = replace(model, preprocessing=replace(model.preprocessing, crop=64))
     pixels, forward = pixels_of(model, 3), forward_in(model, "fp32", batch=2)
@@ -222,7 +222,7 @@ def cosines(one: NDArray[Any], other: NDArray[Any]) -> list[float]:
 
 
 @pytest.mark.parametrize(("batch", "count", "measured"), [(4, 7, 4), (64, 7, 7), (1, 2, 1)])
-def test_drift_of_bf16_is_that_of_the_first_batch(batch: int, count: int, measured: int, tiny_model: Model) -> None:
+def test_drift_of_bf16_is_that_of_the_first_batch(batch: int, count: int, measured: int, tiny_model: Backbone) -> None:
     pixels = pixels_of(tiny_model, count)
     forward = forward_in(tiny_model, "bf16", batch)
     (found,), (exact,) = forward(pixels), forward_in(tiny_model, "fp32")(pixels)
@@ -236,7 +236,7 @@ def test_drift_of_bf16_is_that_of_the_first_batch(batch: int, count: int, measur
     assert {tensor.dtype for tensor in forward.backbone.parameters()} == {torch.bfloat16}
 
 
-def test_drift_is_measured_once(tiny_model: Model) -> None:
+def test_drift_is_measured_once(tiny_model: Backbone) -> None:
     forward, types = forward_in(tiny_model, "bf16", views=1), []
     forward.backbone.backbone.register_forward_pre_hook(lambda _, inputs: types.append(inputs[0].dtype))
     forward(pixels_of(tiny_model, 3))
@@ -247,8 +247,8 @@ def test_drift_is_measured_once(tiny_model: Model) -> None:
     assert np.array_equal(forward(pixels_of(tiny_model, 3))[0][:, ::-1], again)
 
 
-def test_drift_of_whole_layers_is_that_of_the_worst(tiny_model: Model) -> None:
-    backbone = TappedBackbone(trained(tiny_model), tuple(tiny_model.layers), raw)
+def test_drift_of_whole_layers_is_that_of_the_worst(tiny_model: Backbone) -> None:
+    backbone = LayerReader(trained(tiny_model), tuple(tiny_model.layers), raw)
     forward = Forward(backbone, tiny_model.preprocessing, 1, CPU, 8, False, "bf16")
     forward(pixels_of(tiny_model, 2))
     assert forward.drift is not None
@@ -274,9 +274,9 @@ class Only32(nn.Module):
         return output
 
 
-def test_network_that_cannot_be_computed_in_a_precision_is_told_in_one_line(tiny_model: Model) -> None:
+def test_network_that_cannot_be_computed_in_a_precision_is_told_in_one_line(tiny_model: Backbone) -> None:
     def made(precision: str) -> Forward:
-        return Forward(TappedBackbone(Only32(), ("layer",)), tiny_model.preprocessing, 1, CPU, 8, True, precision)
+        return Forward(LayerReader(Only32(), ("layer",)), tiny_model.preprocessing, 1, CPU, 8, True, precision)
 
     pixels = pixels_of(tiny_model, 2)
     assert made("fp32")(pixels)[0].shape == (1, 2, 4)
@@ -302,7 +302,7 @@ def before(request: pytest.FixtureRequest) -> Iterator[list[bool]]:
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", [False, False]), ("tf32", [False, True, True])])
 def test_fp32_means_fp32_and_tf32_is_measured_beside_it(
-    precision: str, allowed: list[bool], before: list[bool], tiny_model: Model
+    precision: str, allowed: list[bool], before: list[bool], tiny_model: Backbone
 ) -> None:
     forward, seen = forward_in(tiny_model, precision, views=1), []
     forward.backbone.backbone.register_forward_pre_hook(
@@ -346,7 +346,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     return made
 
 
-def test_compiled_code_is_made_once_and_sees_whole_batches_alone(tiny_model: Model, compiler: Compiler) -> None:
+def test_compiled_code_is_made_once_and_sees_whole_batches_alone(tiny_model: Backbone, compiler: Compiler) -> None:
     pixels = pixels_of(tiny_model, 11)
     forward = forward_in(tiny_model, "fp32", 4, compiled=True)
     parts = [forward(part)[0] for part in (pixels[:4], pixels[4:8], pixels[8:9], pixels[9:])]
@@ -358,7 +358,7 @@ def test_compiled_code_is_made_once_and_sees_whole_batches_alone(tiny_model: Mod
     assert forward.drift is None
 
 
-def test_compiled_bf16_is_measured_beside_plain_fp32(tiny_model: Model, compiler: Compiler) -> None:
+def test_compiled_bf16_is_measured_beside_plain_fp32(tiny_model: Backbone, compiler: Compiler) -> None:
     forward = forward_in(tiny_model, "bf16", 4, compiled=True, views=1)
     forward(pixels_of(tiny_model, 3))
     assert (compiler.shapes, compiler.types) == ([(4, 3, 32, 32)], [torch.bfloat16])
@@ -366,7 +366,7 @@ def test_compiled_bf16_is_measured_beside_plain_fp32(tiny_model: Model, compiler
     assert forward.drift.images == 3
 
 
-def test_what_is_not_compiled_is_not_filled_up(tiny_model: Model, compiler: Compiler) -> None:
+def test_what_is_not_compiled_is_not_filled_up(tiny_model: Backbone, compiler: Compiler) -> None:
     forward, seen = forward_in(tiny_model, "fp32", 4, views=1), []
     forward.backbone.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     forward(pixels_of(tiny_model, 5))
@@ -375,7 +375,7 @@ def test_what_is_not_compiled_is_not_filled_up(tiny_model: Model, compiler: Comp
 
 
 def test_network_that_cannot_be_compiled_is_told_in_one_line(
-    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", Compiler("no such instruction\nat line 3"))
     forward = forward_in(tiny_model, "bf16", 4, compiled=True)
@@ -385,7 +385,9 @@ def test_network_that_cannot_be_compiled_is_told_in_one_line(
     assert str(caught.value) == told
 
 
-def test_graph_that_torch_compiles_is_one_for_all_batches(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_that_torch_compiles_is_one_for_all_batches(
+    tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch's own tracing, with a back end that runs what was traced: no C++ compiler is needed."""
     traced: list[int] = []
 
@@ -405,7 +407,7 @@ def test_graph_that_torch_compiles_is_one_for_all_batches(tiny_model: Model, mon
     assert np.allclose(np.concatenate(parts, axis=1), expected, atol=1e-6)
 
 
-def test_many_models_are_compiled_one_after_the_other(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_models_are_compiled_one_after_the_other(tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch gives up on a function after eight versions of it, and all models share one."""
     traced: list[int] = []
 
@@ -423,14 +425,14 @@ def test_many_models_are_compiled_one_after_the_other(tiny_model: Model, monkeyp
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 def test_code_for_this_machine_gives_the_same_features(
-    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is in torch's place here; a network of one convolution, since the compiler takes its time."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
     def features(compiled: bool) -> NDArray[np.float32]:
         torch.manual_seed(0)
-        taps = TappedBackbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(), ("2",))
+        taps = LayerReader(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(), ("2",))
         forward = Forward(taps, tiny_model.preprocessing, 2, CPU, 4, True, "fp32", compiled)
         return forward(pixels_of(tiny_model, 6))[0]
 
@@ -441,10 +443,10 @@ def test_code_for_this_machine_gives_the_same_features(
     assert np.allclose(found, features(False), atol=1e-5)
 
 
-def test_memory_that_runs_out_halves_what_compiled_code_is_made_for(tiny_model: Model, compiler: Compiler) -> None:
+def test_memory_that_runs_out_halves_what_compiled_code_is_made_for(tiny_model: Backbone, compiler: Compiler) -> None:
     pixels = pixels_of(tiny_model, 7)
     layers = tuple(f"backbone.{layer}" for layer in tiny_model.layers)
-    taps = TappedBackbone(Cramped(trained(tiny_model), 2), layers)
+    taps = LayerReader(Cramped(trained(tiny_model), 2), layers)
     forward = Forward(taps, tiny_model.preprocessing, 1, CPU, 4, True, "fp32", True)
     (found,) = forward(pixels)
     (expected,) = forward_in(tiny_model, "fp32", views=1)(pixels)
@@ -452,7 +454,7 @@ def test_memory_that_runs_out_halves_what_compiled_code_is_made_for(tiny_model: 
     assert [shape[0] for shape in compiler.shapes] == [4, 2, 2, 2, 2]
 
 
-def test_room_is_bytes_of_the_shape_asked_for(tiny_model: Model) -> None:
+def test_room_is_bytes_of_the_shape_asked_for(tiny_model: Backbone) -> None:
     room = forward_of(tiny_model).room((2, 1, 4, 4, 3))
     assert (room.shape, room.dtype.name, room.flags.c_contiguous) == ((2, 1, 4, 4, 3), "uint8", True)
     room[:] = 3  # it can be written to
@@ -475,22 +477,22 @@ class Drifting(nn.Module):
         return output + self.by * output.std() * noise if self.right < 0 else output
 
 
-def untried(model: Model, by: float = 0.0, right: int = 2) -> Forward:
+def untried(model: Backbone, by: float = 0.0, right: int = 2) -> Forward:
     """A forward pass that is compared with the CPU, on a device (the CPU) that is wrong after `right` calls."""
     backbone = load_backbone(model, find_weights(model, "random", 1))
     network = Drifting(backbone, by, 10**6)
-    tapped = TappedBackbone(network, ("",), partial(pooled, tokens="mean"))
-    forward = Forward(tapped, model.preprocessing, 1, CPU, 4)
+    reader = LayerReader(network, ("",), partial(pooled, tokens="mean"))
+    forward = Forward(reader, model.preprocessing, 1, CPU, 4)
     forward.compared, network.right = True, right
     return forward
 
 
-def test_a_device_that_computes_as_the_cpu_is_used(tiny_model: Model) -> None:
+def test_a_device_that_computes_as_the_cpu_is_used(tiny_model: Backbone) -> None:
     pixels = pixels_of(tiny_model, 6)
     assert np.array_equal(untried(tiny_model, by=9.0, right=9)(pixels)[0], untried(tiny_model, right=99)(pixels)[0])
 
 
-def test_a_device_that_computes_something_else_is_refused(tiny_model: Model) -> None:
+def test_a_device_that_computes_something_else_is_refused(tiny_model: Backbone) -> None:
     with pytest.raises(InputError, match=r"^this GPU gives other features than the CPU: .* down to 0\.\d{6}, "):
         untried(tiny_model, by=1.0, right=1)(pixels_of(tiny_model, 6))
 
@@ -516,7 +518,7 @@ def test_features_are_the_same_down_to_a_cosine_of_9999(angle: float) -> None:
 # --- memory ---
 
 
-def test_fewer_images_go_at_a_time_where_memory_is_short(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_images_go_at_a_time_where_memory_is_short(tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = bytes_per_image(whole_layers(tiny_model).backbone, torch.zeros(1, 3, 32, 32))
     for free, batch in ((2.0 * 9 * needed, 9), (1e15, 64), (1.5 * needed, 1)):
         monkeypatch.setattr("common.machine.device.available_memory", lambda free=free: free)

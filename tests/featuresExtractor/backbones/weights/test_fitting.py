@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 import extract
 from common.errors import InputError
-from featuresExtractor.backbones.activations import TappedBackbone, pooled
+from featuresExtractor.backbones.activations import LayerReader, pooled
+from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
-from featuresExtractor.models import Model
 
 Tensors = dict[str, Tensor]
 pytestmark = pytest.mark.usefixtures("one_thread")
 RESNET = ("timm/test_resnet", ("layer1", "layer2"))
 
 
-def model_of(name: str = RESNET[0], layers: tuple[str, ...] = RESNET[1]) -> Model:
+def model_of(name: str = RESNET[0], layers: tuple[str, ...] = RESNET[1]) -> Backbone:
     return resolve(name, list(layers))
 
 
-def full(model: Model, seed: int = 7) -> Tensors:
+def full(model: Backbone, seed: int = 7) -> Tensors:
     """A state dict none of whose values are those that a new network has."""
     network, generator = random_network(model, seed), torch.Generator().manual_seed(seed)
     for name, value in network.state_dict().items():
@@ -42,27 +42,27 @@ def full(model: Model, seed: int = 7) -> Tensors:
     return network.state_dict()
 
 
-def features(model: Model, network: nn.Module) -> list[Tensor]:
+def features(model: Backbone, network: nn.Module) -> list[Tensor]:
     size = model.preprocessing.crop
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found: list[Tensor] = TappedBackbone(network, tuple(model.layers), pooled)(images)
+        found: list[Tensor] = LayerReader(network, tuple(model.layers), pooled)(images)
     return found
 
 
-def loaded(model: Model, path: Path) -> tuple[list[Tensor], Weights]:
+def loaded(model: Backbone, path: Path) -> tuple[list[Tensor], Weights]:
     weights = find_weights(model, path)
     return features(model, load_backbone(model, weights)), weights
 
 
-def expected(model: Model, tensors: Tensors) -> list[Tensor]:
+def expected(model: Backbone, tensors: Tensors) -> list[Tensor]:
     """The features of these weights without any code of this project but the layers' means."""
     network = random_network(model, 99).eval()
     network.load_state_dict(tensors)
     return features(model, network)
 
 
-def check_same(model: Model, content: object, tensors: Tensors, path: Path) -> Weights:
+def check_same(model: Backbone, content: object, tensors: Tensors, path: Path) -> Weights:
     """That the file gives the features of `tensors`, to the bit."""
     torch.save(content, path)
     found, weights = loaded(model, path)
@@ -71,7 +71,7 @@ def check_same(model: Model, content: object, tensors: Tensors, path: Path) -> W
     return weights
 
 
-def refusal(model: Model, content: object, path: Path) -> str:
+def refusal(model: Backbone, content: object, path: Path) -> str:
     torch.save(content, path)
     with pytest.raises(InputError) as caught:
         loaded(model, path)
@@ -366,7 +366,7 @@ def test_densenets_first_names_under_a_prefix_with_other_classes(tmp_path: Path)
 
 
 def test_command_prints_and_records_what_was_ignored_and_features_are_used_again(
-    tiny_model: Model, pairs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Backbone, pairs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tensors, path = full(tiny_model), tmp_path / "w.ckpt"
     torch.save({"state_dict": prefixed("model.", but(tensors, "fc")), "epoch": 3}, path)

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.storage.files import sha256
-from featuresExtractor.backbones.activations import TappedBackbone, pooled
+from featuresExtractor.backbones.activations import LayerReader, pooled
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights import loading as weights
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
-from featuresExtractor.models import Model, find_model
+from featuresExtractor.models import Backbone, find_model
 
 Tensors = dict[str, Tensor]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def loaded(model: Model, given: str | None = None, seed: int = 0) -> tuple[nn.Module, Weights]:
+def loaded(model: Backbone, given: str | None = None, seed: int = 0) -> tuple[nn.Module, Weights]:
     """The network with the weights asked for, and where they come from."""
     found = find_weights(model, given, seed)
     return load_backbone(model, found), found
@@ -55,7 +55,7 @@ def same_but(network: nn.Module, tensors: Tensors, behind: str) -> bool:
     )
 
 
-def random_tensors(model: Model, seed: int = 5) -> Tensors:
+def random_tensors(model: Backbone, seed: int = 5) -> Tensors:
     return random_network(model, seed).state_dict()
 
 
@@ -72,7 +72,7 @@ def write_checkpoint(tensors: Tensors, path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in tensors.items()}}, path)
 
 
-def message(model: Model, path: Path) -> str:
+def message(model: Backbone, path: Path) -> str:
     """What the user reads about `path`, without its name."""
     with pytest.raises(InputError) as caught:
         loaded(model, str(path))
@@ -82,7 +82,7 @@ def message(model: Model, path: Path) -> str:
     return text.removeprefix(f"{path}: ")
 
 
-def test_random_weights_depend_on_the_seed_alone(tiny_model: Model) -> None:
+def test_random_weights_depend_on_the_seed_alone(tiny_model: Backbone) -> None:
     state = torch.get_rng_state()
     network, origin = loaded(tiny_model, "random", 4)
     assert torch.equal(torch.get_rng_state(), state)
@@ -92,7 +92,7 @@ def test_random_weights_depend_on_the_seed_alone(tiny_model: Model) -> None:
     assert origin == Weights("random", sha256=None, seed=4)
 
 
-def test_backbone_is_frozen_in_eval_mode_and_fp32(tiny_model: Model) -> None:
+def test_backbone_is_frozen_in_eval_mode_and_fp32(tiny_model: Backbone) -> None:
     network, _ = loaded(tiny_model, "random")
     assert not any(module.training for module in network.modules())
     assert not any(value.requires_grad for value in network.parameters())
@@ -104,7 +104,7 @@ def test_backbone_is_frozen_in_eval_mode_and_fp32(tiny_model: Model) -> None:
     [(write_safetensors, "w.safetensors"), (write_pt, "w.pt"), (write_pt, "w.pth"), (write_checkpoint, "w.pt")],
 )
 def test_file_of_each_layout_is_loaded(
-    write: Callable[[Tensors, Path], None], name: str, tiny_model: Model, tmp_path: Path
+    write: Callable[[Tensors, Path], None], name: str, tiny_model: Backbone, tmp_path: Path
 ) -> None:
     tensors = random_tensors(tiny_model)
     write(tensors, tmp_path / name)
@@ -113,7 +113,7 @@ def test_file_of_each_layout_is_loaded(
     assert origin == Weights(name, sha256=sha256(tmp_path / name), seed=None)
 
 
-def test_half_precision_becomes_fp32_of_the_same_values(tiny_model: Model, tmp_path: Path) -> None:
+def test_half_precision_becomes_fp32_of_the_same_values(tiny_model: Backbone, tmp_path: Path) -> None:
     halves = {
         name: value.half() if value.is_floating_point() else value for name, value in random_tensors(tiny_model).items()
     }
@@ -251,7 +251,7 @@ def test_weights_of_torchvisions_resnet_give_its_features_in_timms(resnet50: Any
         network, origin = loaded(find_model(name), str(tmp_path / "w.pth"))
         assert same(network, tensors)
         assert origin == Weights("w.pth", sha256=sha256(tmp_path / "w.pth"), seed=None)
-        found = TappedBackbone(network, stages, pooled)(images)
+        found = LayerReader(network, stages, pooled)(images)
         for stage, features in zip(stages, found, strict=True):
             truth = expected[stage].mean((2, 3))
             assert (features - truth).abs().max() <= 1e-5 * truth.abs().max()
@@ -272,7 +272,7 @@ def test_classifier_is_loaded_where_the_library_has_one(resnet50: Any, tmp_path:
         assert same(network, resnet50.state_dict())
 
 
-def test_old_format_of_the_hub_is_read(tiny_model: Model, tmp_path: Path) -> None:
+def test_old_format_of_the_hub_is_read(tiny_model: Backbone, tmp_path: Path) -> None:
     write_pt(random_tensors(tiny_model), tmp_path / "pytorch_model.bin")
     network, _ = loaded(tiny_model, str(tmp_path / "pytorch_model.bin"))
     assert same(network, random_tensors(tiny_model))
@@ -282,7 +282,7 @@ def test_old_format_of_the_hub_is_read(tiny_model: Model, tmp_path: Path) -> Non
 
 
 def test_weights_that_do_not_fit_into_memory_are_refused(
-    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random ones are there once; those of a file beside all that it holds, such as an optimizer's numbers."""
     network = 4 * sum(value.numel() for value in random_network(tiny_model, 0).parameters())
@@ -404,7 +404,7 @@ def test_ported_weights_are_renamed_under_a_prefix_and_with_other_classes(classe
     assert origin.read["ignored"] == {key: ["classifier.weight", "classifier.bias"] for key in kind}
 
 
-def test_missing_package_is_told_with_its_name(tiny_model: Model) -> None:
+def test_missing_package_is_told_with_its_name(tiny_model: Backbone) -> None:
     with pytest.raises(InputError) as caught:
         loaded(tiny_model)
     assert str(caught.value) == (
@@ -418,7 +418,7 @@ def test_missing_package_is_told_with_its_name(tiny_model: Model) -> None:
 ADVICE = "What the layers are computed with must match exactly: choose the --model that they were trained with"
 
 
-def test_missing_and_unexpected_tensors_are_named(tiny_model: Model, tmp_path: Path) -> None:
+def test_missing_and_unexpected_tensors_are_named(tiny_model: Backbone, tmp_path: Path) -> None:
     tensors = random_tensors(tiny_model)
     del tensors["bn1.bias"]
     write_pt({**tensors, "layer1.scale": torch.zeros(1)}, tmp_path / "w.pt")
@@ -427,14 +427,14 @@ def test_missing_and_unexpected_tensors_are_named(tiny_model: Model, tmp_path: P
     )
 
 
-def test_many_missing_tensors_are_counted(tiny_model: Model, tmp_path: Path) -> None:
+def test_many_missing_tensors_are_counted(tiny_model: Backbone, tmp_path: Path) -> None:
     write_pt({}, tmp_path / "w.pt")
     names = [name for name in random_tensors(tiny_model) if not name.startswith("fc.")]
     count = sum(not name.endswith("num_batches_tracked") for name in names)
     assert message(tiny_model, tmp_path / "w.pt").endswith(f" and {count - 3:,} more. {ADVICE}")
 
 
-def test_other_shape_is_named(tiny_model: Model, tmp_path: Path) -> None:
+def test_other_shape_is_named(tiny_model: Backbone, tmp_path: Path) -> None:
     write_pt({**random_tensors(tiny_model), "bn1.bias": torch.zeros(7)}, tmp_path / "w.pt")
     assert message(tiny_model, tmp_path / "w.pt") == (
         f"these weights do not fit the network; bn1.bias is (7,), expected (32,). {ADVICE}"
@@ -454,7 +454,7 @@ class Canary:
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 @pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_code_in_a_file_is_never_run(
-    write: Callable[[Any, Path], Any], name: str, tiny_model: Model, tmp_path: Path
+    write: Callable[[Any, Path], Any], name: str, tiny_model: Backbone, tmp_path: Path
 ) -> None:
     write({"state_dict": Canary(tmp_path / "alive")}, tmp_path / name)
     assert message(tiny_model, tmp_path / name).startswith("not a safetensors file or a plain state dict (")
@@ -463,7 +463,7 @@ def test_code_in_a_file_is_never_run(
     assert (tmp_path / "alive").exists()
 
 
-def test_torchscript_archive_is_refused_with_the_way_out(tiny_model: Model, tmp_path: Path) -> None:
+def test_torchscript_archive_is_refused_with_the_way_out(tiny_model: Backbone, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "w.pt")  # type: ignore[no-untyped-call]
@@ -473,7 +473,7 @@ def test_torchscript_archive_is_refused_with_the_way_out(tiny_model: Model, tmp_
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x08\0\0\0\0\0\0\0{}      ", b"no weights at all" * 99])
-def test_broken_file_is_refused(content: bytes, name: str, tiny_model: Model, tmp_path: Path) -> None:
+def test_broken_file_is_refused(content: bytes, name: str, tiny_model: Backbone, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert message(tiny_model, tmp_path / name).startswith(
         (
@@ -485,12 +485,12 @@ def test_broken_file_is_refused(content: bytes, name: str, tiny_model: Model, tm
 
 
 @pytest.mark.parametrize(("content", "kind"), [([1, 2], "list"), ({"epoch": 1}, "dict"), (torch.zeros(2), "Tensor")])
-def test_file_without_a_state_dict_is_refused(content: object, kind: str, tiny_model: Model, tmp_path: Path) -> None:
+def test_file_without_a_state_dict_is_refused(content: object, kind: str, tiny_model: Backbone, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pt")
     assert message(tiny_model, tmp_path / "w.pt") == f"holds {kind}, not a state dict of tensors"
 
 
-def test_absent_file_and_folder_are_refused(tiny_model: Model, tmp_path: Path) -> None:
+def test_absent_file_and_folder_are_refused(tiny_model: Backbone, tmp_path: Path) -> None:
     expected = "no weights file here; --weights takes a .safetensors or .pt file, or 'random'"
     assert message(tiny_model, tmp_path / "none.pt") == expected
     assert message(tiny_model, tmp_path) == expected
@@ -526,7 +526,7 @@ def test_torchvisions_first_names_of_densenet_are_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_memory_that_a_number_asks_for_is_refused(zipped: bool, tiny_model: Model, tmp_path: Path) -> None:
+def test_memory_that_a_number_asks_for_is_refused(zipped: bool, tiny_model: Backbone, tmp_path: Path) -> None:
     """torch admits a `bytearray` of any length in a few bytes of pickle."""
     torch.save({"weight": bytearray(1000)}, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
     assert message(tiny_model, tmp_path / "w.pt").startswith("asks for memory by a number (bytearray)")

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featuresExtractor.backbones.activations import TappedBackbone, pooled
+from featuresExtractor.backbones.activations import LayerReader, pooled
 from featuresExtractor.backbones.layers import resolve
-from featuresExtractor.backbones.libraries import skeleton
+from featuresExtractor.backbones.libraries.table import skeleton
 from featuresExtractor.backbones.weights.loading import random_network
 from featuresExtractor.backbones.weights.needs import Needs, needs
-from featuresExtractor.models import Model, find_model
+from featuresExtractor.models import Backbone, find_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def needs_of(model: Model) -> Needs:
+def needs_of(model: Backbone) -> Needs:
     return needs(model, skeleton(model))
 
 
-def depends(tap: TappedBackbone, images: Tensor, tensor: Tensor) -> bool:
+def depends(tap: LayerReader, images: Tensor, tensor: Tensor) -> bool:
     """Whether an activation is NaN when the tensor is."""
     before = tensor.clone()
     tensor.fill_(torch.nan)
@@ -50,7 +50,7 @@ def test_needed_is_what_activations_depend_on(name: str, layers: list[str]) -> N
     network = random_network(model, 0).eval().requires_grad_(False)
     size = model.preprocessing.crop
     images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    tap = TappedBackbone(network, tuple(model.layers), pooled)
+    tap = LayerReader(network, tuple(model.layers), pooled)
     tensors = {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
     needed = {key for key, value in tensors.items() if depends(tap, images, value)}
     assert needs_of(model).tensors == needed
@@ -72,7 +72,7 @@ def test_projection_behind_the_class_token_is_not_needed() -> None:
     assert bones.state_dict().keys() - needs(find_model("clip_vit32_b"), bones).tensors == {"proj"}
 
 
-def test_without_layers_all_is_needed_but_what_is_counted(tiny_model: Model) -> None:
+def test_without_layers_all_is_needed_but_what_is_counted(tiny_model: Backbone) -> None:
     model = resolve("timm/test_resnet", ["layer1"])
     whole = replace(model, layers={})
     keys = skeleton(whole).state_dict().keys()
@@ -98,7 +98,7 @@ def test_tensor_that_the_network_does_not_have_is_behind_its_layers_or_not(name:
     assert needs_of(resolve("timm/test_resnet", ["layer3"])).is_behind(name) is behind
 
 
-def test_skeleton_is_left_without_hooks(tiny_model: Model) -> None:
+def test_skeleton_is_left_without_hooks(tiny_model: Backbone) -> None:
     bones = skeleton(tiny_model)
     needs(tiny_model, bones)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in bones.modules())
@@ -116,7 +116,7 @@ class Twice(nn.Module):
         return found
 
 
-def test_layer_that_runs_twice_needs_what_comes_between(tiny_model: Model) -> None:
+def test_layer_that_runs_twice_needs_what_comes_between(tiny_model: Backbone) -> None:
     model = replace(tiny_model, layers={"first": 3})
     found = needs(model, Twice().eval())
     assert found.tensors == {f"{name}.{kind}" for name in ("first", "second") for kind in ("weight", "bias")}

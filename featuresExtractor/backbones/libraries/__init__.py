@@ -1,0 +1,1 @@
+"""The libraries that build backbones: a class each, and the table of all."""
