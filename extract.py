@@ -8,15 +8,10 @@
 
 PAIRS holds `left/` and `right/`; files of the same name (whatever their suffix) are a pair. A folder without them is
 taken as a flat folder of images. `FEATURES/<model>/` receives the features, each file with a `.json` that says where
-the numbers come from:
+the numbers come from. Another N later uses the features that are already there.
 
-    -p save           every layer as it is: save_<layer>.npy (large; what is done when no -p is given)
-    -p pca N          every layer pooled, then reduced: pooled.npy, pcaN_<layer>.npy and the PCAs
-    -p adapt          layers pooled, brought to unit length, concatenated: features.npy
-    -p adapt-pca N    these reduced, as in the paper: features.npy, features_pcaN.npy and the PCA
-
-Another N later uses the features that are already there. Several models run one after the other; what failed is told
-at the end (exit code 1), and the same command again goes on with what is missing.
+Several models run one after the other; what failed is told at the end (exit code 1), and the same command again goes on
+with what is missing.
 """
 
 from __future__ import annotations
@@ -33,14 +28,16 @@ from typing import TYPE_CHECKING
 
 from common import console
 from common.errors import InputError, printable
+from featuresExtractor.processor import Processor, allowed, listing, parse_processor
 
 if TYPE_CHECKING:
     from featuresExtractor.backbones.backbone import Backbone
     from featuresExtractor.images.folders.dataset import Dataset
     from featuresExtractor.images.settings import Decoding
     from featuresExtractor.job import Job
-    from featuresExtractor.processor import Processor
 
+
+__doc__ = f"{__doc__}\nThe processors, and the files that each of them makes:\n\n{listing()}\n"
 
 MOST_WORKERS = 32  # more threads of one Python process read no faster
 
@@ -80,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["save"],
         metavar=("NAME", "N"),
-        help="save, pca N, adapt or adapt-pca N, see above (default save)",
+        help=f"{allowed()}, see above (default save)",
     )
     add(
         "--model",
@@ -231,7 +228,6 @@ def run(args: argparse.Namespace) -> int:
 
     from featuresExtractor.images.folders.dataset import find_images, keep_subset
     from featuresExtractor.models import find_models
-    from featuresExtractor.processor import parse_processor
 
     names, processor = find_models(names), parse_processor(args.processor)
     _check_single(args, names)

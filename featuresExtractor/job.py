@@ -11,7 +11,7 @@ import torch
 from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.images.folders.dataset import Dataset
 from featuresExtractor.images.settings import STORED, Decoding
-from featuresExtractor.processor import Processor, Reduction, made_from
+from featuresExtractor.processor import PcaPlan, Processor, made_from
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Job:
         return [self.file(stem) for stem in self.processor.outputs(list(self.model.layers))]
 
     @property
-    def reductions(self) -> list[Reduction]:
+    def pcas(self) -> list[PcaPlan]:
         """The PCAs that follow."""
-        return self.processor.reductions(self.model.layers)
+        return self.processor.pcas(self.model.layers)
 
     def file(self, stem: str) -> Path:
         """The features file of that stem."""

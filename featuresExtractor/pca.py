@@ -7,7 +7,7 @@ References: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.machine.device import float64_device, free_memory, tf32
 from common.machine.resources import require_memory
+from common.progress import Bar, progress
 from common.storage.archives import canonical, check_archive
 from common.storage.files import written_whole
 from common.vectors import power_of_two
@@ -28,6 +29,7 @@ from featuresExtractor.features.alike import ALIKE, CAUSES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from featuresExtractor.features.features_file import Features, FeaturesWriter, Rows
 
 NARROW = 1024  # up to this width float64 costs little
 MATRICES = 2  # as large as the covariance, at the least, that are held at once
@@ -177,3 +179,40 @@ def load_pca(path: str | os.PathLike[str]) -> PCA:
     if not isinstance(pca, PCA) or not hasattr(pca, "components_"):
         raise InputError(f"{path}: holds {type(pca).__name__}, not a fitted PCA")
     return pca
+
+
+def reduce_features(
+    rows: Rows, columns: slice, writer: FeaturesWriter, pca_file: Path, n_components: int, device: torch.device
+) -> PCA:
+    """Fit a PCA on the columns of a features file, write it to `pca_file`, and the reduced features by `writer`.
+
+    The fit takes the vectors of all sides and views, as the paper's protocol does. Both passes stream over the file;
+    the reduced rows keep their names, views and order.
+    """
+    width = len(range(*columns.indices(rows.width)))
+    with progress(2 * rows.count, "pca", "rows") as bar:
+        pca = fit_pca(_vectors(rows, columns, bar), width, n_components, device)
+        save_pca(pca, pca_file)
+        _project(rows, columns, writer, Projection(pca, device), bar)
+    return pca
+
+
+def _vectors(rows: Rows, columns: slice, bar: Bar) -> Iterator[Features]:
+    """The vectors of all sides, chunk by chunk: (n, D)."""
+    for chunk in rows.chunks():
+        for side in rows.sides:
+            yield chunk[side][:, columns].copy()
+        bar.update(len(chunk))
+
+
+def _project(rows: Rows, columns: slice, writer: FeaturesWriter, project: Projection, bar: Bar) -> None:
+    """Write every row again with its vectors replaced by their principal components."""
+    first = 0
+    for chunk in rows.chunks():
+        reduced = np.empty(len(chunk), writer.row)
+        for name in rows.row.names or ():
+            values = chunk[name]
+            reduced[name] = project(values[:, columns].copy()) if name in rows.sides else values
+        writer.put(first, [reduced])
+        first += len(chunk)
+        bar.update(len(chunk))

@@ -29,8 +29,9 @@ from featuresExtractor.features.alike import ZERO, fault_of
 from featuresExtractor.features.features_file import FeaturesWriter, open_features, row_type
 from featuresExtractor.images.pixels.color import summed_up
 from featuresExtractor.job import Job
+from featuresExtractor.pca import reduce_features
 from featuresExtractor.plan import Work, check_all_components, none_readable, plan
-from featuresExtractor.processor import Reduction, reduce_features
+from featuresExtractor.processor import PcaPlan
 from featuresExtractor.recorded import record_of, reduced_record, source_record
 from featuresExtractor.units import Unit, missing_units, recorded_units, verified
 
@@ -79,7 +80,7 @@ def _run(job: Job) -> int:
     try:
         _warn_of_remarks(record.get("remarks") or {})
         _check_varied(work, files)
-        for part in work.reductions:
+        for part in work.pcas:
             files |= reduce(work, part, files)
     finally:
         publish(work, files)  # what is whole
@@ -201,7 +202,7 @@ def _check_varied(work: Work, files: Files) -> None:
     """InputError for features of which nothing can be learned, a warning where that is so of one side alone. The file
     stays, for whoever looks for the cause."""
     job, path = work.job, work.job.outputs[0]
-    if not job.processor.kind.joined:
+    if not job.processor.recipe.joined:
         return
     rows = open_features(files.get(path.name, path))
     originals = np.arange(rows.count // job.views)
@@ -213,7 +214,7 @@ def _check_varied(work: Work, files: Files) -> None:
         logger.warning(f"warning: {message}")
 
 
-def reduce(work: Work, part: Reduction, files: Files) -> Files:
+def reduce(work: Work, part: PcaPlan, files: Files) -> Files:
     """Fit a PCA on features, whole `files` or those in their places. Return the PCA and the features reduced by it."""
     job, staging, source, target = work.job, work.staging, work.job.file(part.source), work.job.file(part.target)
     components = job.processor.components or 0
@@ -235,7 +236,7 @@ def reduce(work: Work, part: Reduction, files: Files) -> Files:
 
 
 @contextmanager
-def _named(part: Reduction, source: Path) -> Iterator[None]:
+def _named(part: PcaPlan, source: Path) -> Iterator[None]:
     """Name the file and the layer that a PCA could not be fitted on."""
     try:
         yield

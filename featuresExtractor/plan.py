@@ -11,7 +11,7 @@ from common.errors import InputError, printable
 from common.machine.resources import require_disk
 from common.machine.system import bytes_on_disk
 from common.storage.staging import Staging
-from featuresExtractor.backbones.activations import LayerReader, reduction
+from featuresExtractor.backbones.activations import LayerReader, pooling_of
 from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone
 from featuresExtractor.features.features_file import row_type
@@ -19,7 +19,7 @@ from featuresExtractor.images.folders.dataset import Dataset
 from featuresExtractor.images.loader import check_images, without
 from featuresExtractor.job import Job
 from featuresExtractor.pca import check_components
-from featuresExtractor.processor import Reduction
+from featuresExtractor.processor import PcaPlan
 from featuresExtractor.recorded import is_made_from, plan_of, same_features, settings_of
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,7 @@ class Work:
 
     It grows in `staging` under `plan`, which work that resumes it must have in common; `resumed` says whether there is
     such work. With `forward`, the images of `job.dataset` (the readable ones alone) go through the network, `size`
-    items at a time; else the features exist, and `record` is what is recorded of them. Then the PCAs of `reductions`
-    are fitted.
+    items at a time; else the features exist, and `record` is what is recorded of them. Then the `pcas` are fitted.
     """
 
     job: Job
@@ -41,7 +40,7 @@ class Work:
     plan: Mapping[str, Any]
     staging: Staging
     resumed: bool
-    reductions: Sequence[Reduction]
+    pcas: Sequence[PcaPlan]
     forward: Forward | None = None
     size: int = 1
     record: Mapping[str, Any] | None = None
@@ -61,7 +60,7 @@ def plan(job: Job, recovered: bool = False) -> Work:
 
 def check_all_components(job: Job, items: int) -> None:
     """InputError where a PCA asks for more components than so many items have."""
-    for part in job.reductions:
+    for part in job.pcas:
         try:
             check_components(job.processor.components or 0, items * job.vectors, part.stop - part.start)
         except InputError as error:
@@ -71,7 +70,7 @@ def check_all_components(job: Job, items: int) -> None:
 
 def _check_own(job: Job) -> None:
     """InputError for a file in the place of reduced features that nothing records: it may be anyone's."""
-    for part in job.reductions:
+    for part in job.pcas:
         target = job.file(part.target)
         if target.exists() and not target.with_suffix(".json").exists() and not job.overwrite:
             message = "already there, and no .json beside it says how it was made"
@@ -89,7 +88,7 @@ def _existing(job: Job, settings: Mapping[str, Any], recovered: bool) -> dict[st
         if not job.overwrite:
             raise
         return None
-    again = job.overwrite and not job.reductions and not recovered
+    again = job.overwrite and not job.pcas and not recovered
     return None if None in records or again else records[0]
 
 
@@ -100,13 +99,13 @@ def _reduction(job: Job, weights: Weights, settings: Mapping[str, Any], record: 
     logger.info(f"{printable(str(output))}{more} is there and was made in the same way: used again")
     if (unfinished := Staging(job.folder, output.stem)).plan is not None:
         logger.warning(f"note: {printable(str(unfinished.path))}: begun with --overwrite, which goes on with it")
-    reductions = [part for part in job.reductions if job.overwrite or not _is_reduced(job, part)]
+    pcas = [part for part in job.pcas if job.overwrite or not _is_reduced(job, part)]
     staging = Staging(job.folder, f"{output.stem}-pca{job.processor.components}")
     fitted = {"source": record.get("sha256"), "device": job.device.type}
-    return Work(job, weights, settings, fitted, staging, False, reductions, record=record)
+    return Work(job, weights, settings, fitted, staging, False, pcas, record=record)
 
 
-def _is_reduced(job: Job, part: Reduction) -> bool:
+def _is_reduced(job: Job, part: PcaPlan) -> bool:
     """Whether the PCA and the features reduced by it exist; says so, or why they are made again."""
     target, fitted = job.file(part.target), (job.folder / f"{part.pca}.skops").exists()
     if fitted and is_made_from(target, job.file(part.source)):
@@ -131,7 +130,7 @@ def _extraction(job: Job, weights: Weights, settings: Mapping[str, Any]) -> Work
     batch = most if resumed else forward.batch
     size = max(1, batch // len(job.dataset.sides))
     begun = {**resumable, "batch": batch}
-    return Work(job, weights, settings, begun, staging, resumed, job.reductions, forward, size)
+    return Work(job, weights, settings, begun, staging, resumed, job.pcas, forward, size)
 
 
 def _readable(job: Job) -> Dataset:
@@ -166,17 +165,14 @@ def _check_outdated(job: Job) -> None:
 
 def _forward(job: Job, backbone: Any) -> Forward:
     """The backbone on its device; InputError for one that cannot take the paper's images."""
-    kind = job.processor.kind
-    reader = LayerReader(backbone, tuple(job.model.layers), reduction(kind.activation, job.model))
-    joined = kind.joined is not None
+    recipe, images = job.processor.recipe, job.model.preprocessing
+    reader = LayerReader(backbone, tuple(job.model.layers), pooling_of(recipe, job.model))
     try:
-        return Forward(
-            reader, job.model.preprocessing, job.views, job.device, job.batch, joined, job.precision, job.compiled
-        )
+        return Forward(reader, images, job.views, job.device, job.batch, recipe.joined, job.precision, job.compiled)
     except (AssertionError, RuntimeError) as error:
         if job.model.preprocess == "own":
             raise
-        size, reason = job.model.preprocessing.crop, " ".join(str(error).split())
+        size, reason = images.crop, " ".join(str(error).split())
         message = f"{job.model.name}: takes no images of {size} pixels, which --preprocess paper gives"
         raise InputError(f"{message}: {reason}") from error
 
@@ -186,8 +182,8 @@ def _check_disk(job: Job, staging: Staging, forward: Forward) -> None:
     longest, sides = job.dataset.longest_name, job.dataset.sides
     rows = [row_type(sides, shape, longest) for shape in forward.shapes]
     reduced = row_type(sides, job.processor.components or 0, longest)
-    bytes_per_row = sum(row.itemsize for row in rows) + reduced.itemsize * len(job.reductions)
+    bytes_per_row = sum(row.itemsize for row in rows) + reduced.itemsize * len(job.pcas)
     written = sum(bytes_on_disk(staging.path / path.name) for path in job.outputs)
-    advice = "make room" if job.processor.kind.joined else "-p adapt keeps the layers' means alone"
+    advice = "make room" if job.processor.recipe.joined else "-p adapt keeps the layers' means alone"
     needed = bytes_per_row * len(job.dataset) * job.views - written
     require_disk(needed, job.folder, f"-p {job.processor} takes", advice)

@@ -1,54 +1,118 @@
-"""What becomes of the layers of an image: the four processors behind `-p`.
-
-save          each layer as it is                               save_<layer>.npy
-pca N         each layer pooled, then reduced to N numbers      pooled.npy, pcaN_<layer>.npy, pcaN_<layer>.skops
-adapt         layers pooled, normalised and concatenated        features.npy
-adapt-pca N   that, reduced to N numbers                        features.npy, features_pcaN.npy, pcaN.skops
-"""
+"""What becomes of the layers of an image: the table of processors behind `-p`, a row for each."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from common.errors import InputError, nearest
-from common.progress import Bar, progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-    from sklearn.decomposition import PCA
-
-    from featuresExtractor.features.features_file import Features, FeaturesWriter, Rows
-    from featuresExtractor.pca import Projection
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a processor does: how a layer's activation is reduced, the one file that all layers are joined in (None: a
-    file a layer), and whether a PCA follows."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A row of the table: how a layer is pooled, and the files that this makes.
 
-    activation: str
-    joined: str | None
-    reduced: bool
+    `pool` takes the maps of a layer, (N, C, H, W) float32, and returns (N, C); None leaves each layer as it is. (Of
+    tokens it gets those that count, (N, C, T, 1), and of a vector (N, C, 1, 1).) With `unit` each layer is brought to
+    unit L2 length. `pooling` is the name of all this in the record: another name is another kind of features.
+
+    `output` is the file, without its suffix, that the layers are joined in, or with `{layer}` a file for each layer. A
+    PCA follows where `reduced` names the file of the reduced features and `pca` that of the PCA, with `{n}` for the
+    number of components, and `{layer}` for a PCA of each layer. `help` says all of this to the user.
+    """
+
+    help: str
+    pooling: str
+    pool: Callable[[Tensor], Tensor] | None = None
+    unit: bool = False
+    output: str
+    reduced: str = ""
+    pca: str = ""
+
+    @property
+    def joined(self) -> bool:
+        """Whether all layers are in one file."""
+        return "{layer}" not in self.output
+
+    def files(self) -> str:
+        """Return the names of the files, as the user reads them."""
+        stems = (self.output, ".npy"), (self.reduced, ".npy"), (self.pca, ".skops")
+        names = ", ".join(stem + suffix for stem, suffix in stems if stem)
+        return names.replace("{n}", "N").replace("{layer}", "<layer>")
+
+    def makes(self, output: str, name: str) -> bool:
+        """Return whether `name` is that of a file which a PCA of this row makes from the file `output` (a stem)."""
+        patterns = (self.reduced, r"\.(npy|json)"), (self.pca, r"\.skops")
+        return output == self.output and any(re.fullmatch(_pattern(stem) + suffix, name) for stem, suffix in patterns)
 
 
-KINDS = {
-    "save": Kind("raw", None, False),
-    "pca": Kind("pooled", "pooled", True),
-    "adapt": Kind("normalised", "features", False),
-    "adapt-pca": Kind("normalised", "features", True),
+def _pattern(stem: str) -> str:
+    """A regular expression for the names of files that `stem` stands for."""
+    return re.escape(stem).replace(r"\{n\}", r"\d+").replace(r"\{layer\}", ".+")
+
+
+def mean(maps: Tensor) -> Tensor:
+    """Return the mean over space: (N, C, H, W) -> (N, C)."""
+    return maps.mean((2, 3))
+
+
+PROCESSORS = {
+    "save": Recipe(
+        help="every layer as it is (large; what is done when no -p is given)",
+        pooling="none: each layer as it is",
+        output="save_{layer}",
+    ),
+    "pca": Recipe(
+        help="every layer pooled, then reduced",
+        pooling="mean over space",
+        pool=mean,
+        output="pooled",
+        reduced="pca{n}_{layer}",
+        pca="pca{n}_{layer}",
+    ),
+    "adapt": Recipe(
+        help="layers pooled, brought to unit length, concatenated",
+        pooling="mean over space, then unit L2 length, each layer",
+        pool=mean,
+        unit=True,
+        output="features",
+    ),
+    "adapt-pca": Recipe(
+        help="these reduced, as in the paper",
+        pooling="mean over space, then unit L2 length, each layer",
+        pool=mean,
+        unit=True,
+        output="features",
+        reduced="features_pca{n}",
+        pca="pca{n}",
+    ),
 }
-ALLOWED = "save, pca N, adapt, or adapt-pca N"
+
+
+def usages() -> dict[str, Recipe]:
+    """Return the rows by what the user writes: `save`, `pca N`, ..."""
+    return {f"{name} N" if recipe.reduced else name: recipe for name, recipe in PROCESSORS.items()}
+
+
+def allowed() -> str:
+    """Return what the user may write: `save, pca N, adapt, or adapt-pca N`."""
+    *others, last = usages()
+    return f"{', '.join(others)}, or {last}"
+
+
+def listing() -> str:
+    """Return the table for a help text, a line for each row."""
+    return "\n".join(f"    -p {usage:<14} {recipe.help}: {recipe.files()}" for usage, recipe in usages().items())
 
 
 @dataclass(frozen=True)
-class Reduction:
+class PcaPlan:
     """A PCA to fit: on the columns from `start` to `stop` of the file `source`, into `target` and `pca` (stems)."""
 
     source: str
@@ -66,7 +130,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor with its number of components, if it has one."""
+    """A row of the table with its number of components, if it has one."""
 
     name: str
     components: int | None = None
@@ -75,89 +139,44 @@ class Processor:
         return self.name if self.components is None else f"{self.name} {self.components}"
 
     @property
-    def kind(self) -> Kind:
-        """What it does."""
-        return KINDS[self.name]
+    def recipe(self) -> Recipe:
+        """Its row."""
+        return PROCESSORS[self.name]
 
     def outputs(self, layers: Sequence[str]) -> list[str]:
         """The stems of the files that the backbone's outputs go to: one, or one a layer."""
-        return [self.kind.joined] if self.kind.joined else [f"save_{layer}" for layer in layers]
+        return list(dict.fromkeys(self.recipe.output.format(layer=layer) for layer in layers))
 
-    def reductions(self, layers: Mapping[str, int]) -> list[Reduction]:
+    def pcas(self, layers: Mapping[str, int]) -> list[PcaPlan]:
         """The PCAs that follow: none, one over all layers, or one a layer."""
-        if self.components is None or self.kind.joined is None:
+        if self.components is None:
             return []
-        source, pca = self.kind.joined, f"pca{self.components}"
-        if self.name == "adapt-pca":
-            return [Reduction(source, 0, sum(layers.values()), f"{source}_{pca}", pca)]
-        stops = np.cumsum(list(layers.values())).tolist()
-        return [
-            Reduction(source, stop - width, stop, f"{pca}_{layer}", f"{pca}_{layer}", layer)
-            for (layer, width), stop in zip(layers.items(), stops, strict=True)
-        ]
+        if "{layer}" not in self.recipe.reduced:
+            return [self._pca(0, sum(layers.values()))]
+        stops = accumulate(layers.values())
+        return [self._pca(stop - layers[layer], stop, layer) for layer, stop in zip(layers, stops, strict=True)]
+
+    def _pca(self, start: int, stop: int, layer: str | None = None) -> PcaPlan:
+        target, pca = (stem.format(n=self.components, layer=layer) for stem in (self.recipe.reduced, self.recipe.pca))
+        return PcaPlan(self.recipe.output, start, stop, target, pca, layer)
 
 
 def made_from(output: str, name: str) -> bool:
     """Whether `name` is that of a file which a PCA made from the file `output` (a stem)."""
-    patterns = {
-        "features": r"features_pca\d+\.(npy|json)|pca\d+\.skops",
-        "pooled": r"pca\d+_.+\.(npy|json|skops)",
-    }
-    return output in patterns and re.fullmatch(patterns[output], name) is not None
+    return any(recipe.reduced and recipe.makes(output, name) for recipe in PROCESSORS.values())
 
 
 def parse_processor(words: Sequence[str]) -> Processor:
     """The words behind `-p`; InputError says which are allowed."""
     name, *numbers = words
-    if name not in KINDS:
-        raise InputError(f"unknown processor '{name}'{nearest(name, list(KINDS))} allowed: {ALLOWED}")
-    reduced = KINDS[name].reduced
+    if name not in PROCESSORS:
+        raise InputError(f"unknown processor '{name}'{nearest(name, list(PROCESSORS))} allowed: {allowed()}")
+    reduced, written = bool(PROCESSORS[name].reduced), f"processor '{' '.join(words)}'"
     if len(numbers) != reduced:
         wanted = "a number of components, such as 256" if reduced else "no number"
-        raise InputError(f"processor '{' '.join(words)}': {name} takes {wanted}; allowed: {ALLOWED}")
+        raise InputError(f"{written}: {name} takes {wanted}; allowed: {allowed()}")
     if not numbers:
         return Processor(name)
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", numbers[0]):
-        raise InputError(
-            f"processor '{' '.join(words)}': '{numbers[0]}' is not a whole number above 0; allowed: {ALLOWED}"
-        )
+        raise InputError(f"{written}: '{numbers[0]}' is not a whole number above 0; allowed: {allowed()}")
     return Processor(name, int(numbers[0]))
-
-
-def reduce_features(
-    rows: Rows, columns: slice, writer: FeaturesWriter, pca_file: Path, n_components: int, device: torch.device
-) -> PCA:
-    """Fits a PCA on the columns of a features file, writes it to `pca_file`, and the reduced features by `writer`.
-
-    The fit takes the vectors of all sides and views, as the paper's protocol does. Both passes stream over the file;
-    the reduced rows keep their names, views and order.
-    """
-    from featuresExtractor.pca import Projection, fit_pca, save_pca
-
-    width = len(range(*columns.indices(rows.width)))
-    with progress(2 * rows.count, "pca", "rows") as bar:
-        pca = fit_pca(_vectors(rows, columns, bar), width, n_components, device)
-        save_pca(pca, pca_file)
-        _project(rows, columns, writer, Projection(pca, device), bar)
-    return pca
-
-
-def _vectors(rows: Rows, columns: slice, bar: Bar) -> Iterator[Features]:
-    """The vectors of all sides, chunk by chunk: (n, D)."""
-    for chunk in rows.chunks():
-        for side in rows.sides:
-            yield chunk[side][:, columns].copy()
-        bar.update(len(chunk))
-
-
-def _project(rows: Rows, columns: slice, writer: FeaturesWriter, project: Projection, bar: Bar) -> None:
-    """Writes every row again with its vectors replaced by their principal components."""
-    first = 0
-    for chunk in rows.chunks():
-        reduced = np.empty(len(chunk), writer.row)
-        for name in rows.row.names or ():
-            values = chunk[name]
-            reduced[name] = project(values[:, columns].copy()) if name in rows.sides else values
-        writer.put(first, [reduced])
-        first += len(chunk)
-        bar.update(len(chunk))

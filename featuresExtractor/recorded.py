@@ -16,13 +16,7 @@ from featuresExtractor.extractor import Report
 from featuresExtractor.images.folders.dataset import Remark
 from featuresExtractor.images.settings import STORED, Decoding
 from featuresExtractor.job import Job
-from featuresExtractor.processor import Reduction
-
-POOLING = {
-    "raw": "none: each layer as it is",
-    "pooled": "mean over space",
-    "normalised": "mean over space, then unit L2 length, each layer",
-}
+from featuresExtractor.processor import PcaPlan
 
 
 def settings_of(job: Job, weights: Weights) -> dict[str, Any]:
@@ -36,7 +30,7 @@ def settings_of(job: Job, weights: Weights) -> dict[str, Any]:
         "weights": weights.identity,
         "preprocess": model.preprocess,
         "preprocessing": preprocessing | _unusual(job.decoding),
-        "pooling": POOLING[job.processor.kind.activation],
+        "pooling": job.processor.recipe.pooling,
         "tokens": {"pooled": model.tokens, "not of the picture": model.prefix},
         "views": ["original", "flipped"][: job.views],
         "precision": job.precision,
@@ -85,9 +79,7 @@ def record_of(job: Job, settings: Mapping[str, Any], weights: Weights, report: R
     return {"sha256": digest, **make_record(settings, job.flags, **contents)}
 
 
-def reduced_record(
-    job: Job, part: Reduction, source: Mapping[str, Any], digest: str, variance: float
-) -> dict[str, Any]:
+def reduced_record(job: Job, part: PcaPlan, source: Mapping[str, Any], digest: str, variance: float) -> dict[str, Any]:
     """Return the record of features of this SHA-256 that a PCA made of those whose record is `source`: theirs, and the
     PCA with the share of the variance that it keeps."""
     pca = {

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from common.vectors import to_unit
 from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.backbones.folding import fold_batch_norms
+from featuresExtractor.processor import Recipe, mean
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -34,36 +35,41 @@ def channels(shape: Sequence[int]) -> int:
     return shape[0] if len(shape) == 3 and not channels_last(shape) else shape[-1]
 
 
-def pooled(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
-    """A map (N, C, H, W) or (N, H, W, C), tokens (N, T, C) or a vector (N, C) -> (N, C) float32.
+def as_maps(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
+    """A map (N, C, H, W) or (N, H, W, C), tokens (N, T, C) or a vector (N, C) -> (N, C, H, W) float32.
 
-    Maps become their mean over space. Of tokens the first, the class token, is taken (`class`), or the mean of those
-    behind the first `prefix`, which belong to no place (`mean`). ValueError for an activation of another shape.
+    Of tokens the first, the class token, is taken (`class`), or those behind the first `prefix`, which belong to no
+    place (`mean`): (N, C, T, 1). A vector is (N, C, 1, 1). ValueError for an activation of another shape.
     """
-    single = torch.float32
     if activation.ndim == 4:
-        space = (1, 2) if channels_last(activation.shape[1:]) else (2, 3)
-        return activation.mean(space, dtype=single)
-    if activation.ndim == 3 and tokens != "class":
-        return activation[:, prefix:].mean(1, dtype=single)
-    if activation.ndim not in (2, 3):
+        return (activation.movedim(3, 1) if channels_last(activation.shape[1:]) else activation).float()
+    if activation.ndim == 3:
+        wanted = activation[:, :1] if tokens == "class" else activation[:, prefix:]
+        return wanted.transpose(1, 2).unsqueeze(3).float()
+    if activation.ndim != 2:
         raise ValueError(f"activation of shape {tuple(activation.shape)}; a map, tokens or a vector can be pooled")
-    vectors = activation[:, 0] if activation.ndim == 3 else activation
-    return vectors.to(single, copy=True)  # what follows in the network, such as ReLU, may work in place
+    return activation[:, :, None, None].float()
 
 
-def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int = 0) -> Tensor:
+def pooled(activation: Tensor, tokens: str = "mean", prefix: int = 0, pool: Reduce = mean) -> Tensor:
+    """The maps of an activation, pooled: -> (N, C) float32.
+
+    A copy: what follows in the network, such as ReLU, may work in place.
+    """
+    return pool(as_maps(activation, tokens, prefix)).to(torch.float32, copy=True)
+
+
+def pooled_and_normalised(activation: Tensor, tokens: str = "mean", prefix: int = 0, pool: Reduce = mean) -> Tensor:
     """Pooled, then brought to unit L2 length (the paper's figure of the method): -> (N, C) float32."""
-    return to_unit(pooled(activation, tokens, prefix))[0]
+    return to_unit(pooled(activation, tokens, prefix, pool))[0]
 
 
-def reduction(name: str, model: Backbone) -> Reduce:
-    """What a processor does to a layer's activation: `raw`, `pooled` or `normalised`."""
-    if name == "raw":
+def pooling_of(recipe: Recipe, model: Backbone) -> Reduce:
+    """What a processor does to a layer's activation."""
+    if recipe.pool is None:
         return raw
-    return partial(
-        {"pooled": pooled, "normalised": pooled_and_normalised}[name], tokens=model.tokens, prefix=model.prefix
-    )
+    pooling = pooled_and_normalised if recipe.unit else pooled
+    return partial(pooling, tokens=model.tokens, prefix=model.prefix, pool=recipe.pool)
 
 
 class LayerReader(nn.Module):

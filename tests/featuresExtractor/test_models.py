@@ -17,10 +17,11 @@ import torch
 from torchvision.models import get_model_weights
 
 from common.errors import InputError
-from featuresExtractor.backbones.activations import LayerReader, reduction
+from featuresExtractor.backbones.activations import LayerReader, pooling_of
 from featuresExtractor.backbones.layers import describe
 from featuresExtractor.backbones.libraries.table import skeleton
 from featuresExtractor.models import BACKBONES, Backbone, as_in_the_paper, find_model, find_models
+from featuresExtractor.processor import PROCESSORS
 from featuresExtractor.transforms import Preprocessing, normalise
 
 STAGES = "layer1 layer2 layer3 layer4"
@@ -96,7 +97,7 @@ def test_layers_of_the_network_give_as_many_numbers_as_are_published(name: str) 
     assert not any(module.training for module in network.modules())
     side = model.preprocessing.crop
     with torch.inference_mode():
-        reader = LayerReader(network, tuple(model.layers), reduction("normalised", model))
+        reader = LayerReader(network, tuple(model.layers), pooling_of(PROCESSORS["adapt"], model))
         outputs = reader(torch.zeros(2, 3, side, side, device="meta"))
     assert list(model.layers) == layers.split()
     assert [tuple(output.shape) for output in outputs] == [(2, channels) for channels in model.layers.values()]

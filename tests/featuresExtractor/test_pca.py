@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -22,7 +23,18 @@ from sklearn.preprocessing import FunctionTransformer
 from common.errors import InputError, OutOfMemory
 from featuresExtractor import pca as pca_module
 from featuresExtractor.eigen import leading_eigenpairs
-from featuresExtractor.pca import NARROW, Moments, Projection, check_components, fit_pca, load_pca, save_pca
+from featuresExtractor.features import features_file
+from featuresExtractor.features.features_file import FeaturesWriter, make_rows, open_features, row_type
+from featuresExtractor.pca import (
+    NARROW,
+    Moments,
+    Projection,
+    check_components,
+    fit_pca,
+    load_pca,
+    reduce_features,
+    save_pca,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -410,3 +422,88 @@ def test_numbers_whose_squares_no_float_holds_have_the_same_components(width: in
     plain, scaled = (fit_pca([rows * factor], width, 4, torch.device("cpu")) for factor in (np.float32(1), 2.0**power))
     assert np.array_equal(scaled.components_, plain.components_)
     np.testing.assert_allclose(scaled.explained_variance_ratio_, plain.explained_variance_ratio_)
+
+
+# --- a features file, reduced ---
+
+
+def write(path: Path, count: int, width: int, sides: tuple[str, ...]) -> None:
+    """A features file of `count` items in two views."""
+    generator = np.random.default_rng(0)
+    row = row_type(sides, width, 12)
+    names = [[f"{number}.{side}" for side in sides] for number in range(count)]
+    with FeaturesWriter(path, row, count, views=2) as writer:
+        values = [generator.normal(size=(count, len(sides), width)).astype(np.float32) for _ in range(2)]
+        writer.put(0, [make_rows(row, names, value, view) for view, value in enumerate(values)])
+
+
+def reduce_file(source: Path, target: Path, pca_file: Path, components: int, columns: slice = slice(None)) -> PCA:
+    """Reduces a features file into another one."""
+    rows = open_features(source)
+    with FeaturesWriter(target, row_type(rows.sides, components, rows.name_length), rows.count) as writer:
+        pca = reduce_features(rows, columns, writer, pca_file, components, CPU)
+    return pca
+
+
+@pytest.mark.parametrize("sides", [("left", "right"), ("features",)])
+def test_reduction_is_a_pca_fitted_on_all_sides_and_views(
+    sides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, pca_file = (tmp_path / name for name in ("f.npy", "f_pca3.npy", "pca3.skops"))
+    write(source, 30, 7, sides)
+    monkeypatch.setattr(features_file, "CHUNK_BYTES", 500)
+    pca = reduce_file(source, target, pca_file, 3)
+    before, after = np.load(source), np.load(target)
+    stacked = np.concatenate([before[side] for side in sides]).astype(np.float64)
+    reference = PCA(3, svd_solver="full").fit(stacked)
+    assert pca.n_samples_ == len(stacked) == 60 * len(sides)
+    for side in sides:
+        assert after[side].shape == (60, 3)
+        assert np.allclose(after[side], reference.transform(before[side].astype(np.float64)), atol=1e-5)
+    for name in set(before.dtype.names) - set(sides):
+        assert np.array_equal(after[name], before[name])
+        assert after.dtype[name] == before.dtype[name]
+    assert np.array_equal(load_pca(pca_file).components_, pca.components_)
+
+
+def test_reduction_of_some_columns_is_that_of_a_file_of_those_alone(tmp_path: Path) -> None:
+    write(tmp_path / "f.npy", 20, 7, ("left", "right"))
+    whole = np.load(tmp_path / "f.npy")
+    row = row_type(("left", "right"), 3, 12)
+    part = np.zeros(len(whole), row)
+    for name in row.names or ():
+        part[name] = whole[name][:, 2:5] if name in ("left", "right") else whole[name]
+    np.save(tmp_path / "part.npy", part)
+    for source, columns in (("f", slice(2, 5)), ("part", slice(None))):
+        reduce_file(tmp_path / f"{source}.npy", tmp_path / f"{source}_r.npy", tmp_path / "p.skops", 2, columns)
+    assert np.array_equal(np.load(tmp_path / "f_r.npy"), np.load(tmp_path / "part_r.npy"))
+    assert load_pca(tmp_path / "p.skops").n_features_in_ == 3
+
+
+def test_chunks_do_not_matter_to_the_reduction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "f.npy", 30, 7, ("left", "right"))
+    reduced = []
+    for chunk_bytes in (1, 1000, 2**26):
+        monkeypatch.setattr(features_file, "CHUNK_BYTES", chunk_bytes)
+        reduce_file(tmp_path / "f.npy", tmp_path / "r.npy", tmp_path / "p.skops", 3)
+        reduced.append(np.load(tmp_path / "r.npy")["left"])
+    assert np.allclose(reduced[0], reduced[1], atol=1e-6)
+    assert np.allclose(reduced[0], reduced[2], atol=1e-6)
+
+
+def peak_of_reduction(folder: Path, count: int) -> int:
+    """The most bytes that numpy and Python hold at once while a file of `count` pairs is reduced."""
+    write(folder / "f.npy", count, 64, ("left", "right"))
+    tracemalloc.start()
+    reduce_file(folder / "f.npy", folder / "r.npy", folder / "p.skops", 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_file, "CHUNK_BYTES", 200_000)
+    peak_of_reduction(tmp_path, 500)  # imports
+    small, large = (peak_of_reduction(tmp_path, count) for count in (500, 5000))
+    assert (tmp_path / "f.npy").stat().st_size > 5_000_000
+    assert large - small < 200_000

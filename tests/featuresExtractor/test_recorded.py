@@ -20,7 +20,7 @@ from featuresExtractor.extractor import Report
 from featuresExtractor.images.folders.dataset import Dataset, Skipped, find_images
 from featuresExtractor.job import Job
 from featuresExtractor.models import Backbone, as_in_the_paper, find_model
-from featuresExtractor.processor import Reduction, parse_processor
+from featuresExtractor.processor import PcaPlan, parse_processor
 from featuresExtractor.transforms import PAPER_224
 
 MODEL = find_model("clip_rn50x4")
@@ -51,7 +51,7 @@ def record_reduced(
 ) -> None:
     """Writes what is recorded of features that a PCA made."""
     job = job_of(MODEL, Dataset(Path(), ("left",), []), words=["adapt-pca", str(components)], flags=flags)
-    part = Reduction("features", 0, 1, path.stem, "pca", layer)
+    part = PcaPlan("features", 0, 1, path.stem, "pca", layer)
     source = recorded.source_record(features.with_suffix(".json"))
     write_json(path.with_suffix(".json"), recorded.reduced_record(job, part, source, digest, variance))
 

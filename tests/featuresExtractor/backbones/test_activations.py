@@ -23,13 +23,14 @@ from featuresExtractor.backbones.activations import (
     channels_last,
     pooled,
     pooled_and_normalised,
+    pooling_of,
     raw,
     read_layers,
-    reduction,
 )
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import Weights, load_backbone
 from featuresExtractor.models import Backbone, find_model
+from featuresExtractor.processor import PROCESSORS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,14 +201,14 @@ def test_raw_activation_is_as_it_was_in_fp32_and_in_plain_order() -> None:
     assert torch.equal(result, given.float())
 
 
-def test_reduction_pools_tokens_as_the_model_says(tiny_model: Backbone) -> None:
+def test_recipe_pools_tokens_as_the_model_says(tiny_model: Backbone) -> None:
     tokens = counted(2, 6, 3)
     means = replace(tiny_model, tokens="mean", prefix=2)
-    assert torch.equal(reduction("pooled", replace(means, tokens="class"))(tokens), tokens[:, 0])
-    assert torch.equal(reduction("pooled", means)(tokens), tokens[:, 2:].mean(1))
+    assert torch.equal(pooling_of(PROCESSORS["pca"], replace(means, tokens="class"))(tokens), tokens[:, 0])
+    assert torch.equal(pooling_of(PROCESSORS["pca"], means)(tokens), tokens[:, 2:].mean(1))
     unit = tokens[:, 2:].mean(1) / tokens[:, 2:].mean(1).norm(dim=1, keepdim=True)
-    assert torch.allclose(reduction("normalised", means)(tokens), unit)
-    assert torch.equal(reduction("raw", means)(tokens), tokens)
+    assert torch.allclose(pooling_of(PROCESSORS["adapt"], means)(tokens), unit)
+    assert torch.equal(pooling_of(PROCESSORS["save"], means)(tokens), tokens)
 
 
 # --- real networks, beside what their libraries say of them ---
@@ -384,7 +385,7 @@ def test_features_are_those_that_the_library_gives(
     images[1] = 5 * images[1] + 2  # deep random networks hardly tell two images of noise apart
 
     def both(activation: Tensor) -> Tensor:
-        return torch.stack([reduction(kind, model)(activation) for kind in ("pooled", "normalised")], dim=1)
+        return torch.stack([pooling_of(PROCESSORS[name], model)(activation) for name in ("pca", "adapt")], dim=1)
 
     with torch.inference_mode():
         expected = reference(backbone, images)
