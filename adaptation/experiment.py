@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,15 @@ def layout(model: Model, plan: Plan) -> Layout:
     found, settings = model.survey, plan.settings
     width, trained = plan.reduction.components if plan.reduction else found.width, len(found.names) - plan.tested
     batch = min(settings.batch_size or trained, trained)
-    size = Size(found.views, trained, plan.tested, batch, width, *head_sizes(settings.head, width))
+    size = Size(
+        found.views,
+        trained,
+        plan.tested,
+        batch,
+        width,
+        *head_sizes(settings.head, width),
+        settings.loss == "contrastive",
+    )
     return lay_out(size, plan.runs, plan.device, plan.memory, settings.precision == "bf16")
 
 
@@ -183,7 +191,7 @@ def _plan_facts(models: Sequence[Model], plan: Plan) -> dict[str, Any]:
     """What runs must have in common to stand side by side."""
     names = json.dumps(models[0].survey.names).encode()
     return {
-        "settings": asdict(plan.settings),
+        "settings": plan.settings.record(),
         "number of runs": plan.runs,
         "pairs": hashlib.sha256(names).hexdigest(),
         "PCA of each run": plan.reduction.components if plan.reduction else None,
@@ -301,7 +309,7 @@ def shared_facts(plan: Plan, pairs: int) -> dict[str, Any]:
     """What holds for all models of a call."""
     subset = str(plan.subset) if plan.subset else None
     return {
-        "settings": asdict(plan.settings) | {"runs": plan.runs, "subset": subset},
+        "settings": plan.settings.record() | {"runs": plan.runs, "subset": subset},
         "pairs": {"train": pairs - plan.tested, "test": plan.tested},
         "device": device_name(plan.device),
         "versions": package_versions(),

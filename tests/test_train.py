@@ -36,9 +36,9 @@ from adaptation import experiment as stages
 from adaptation import memory, trainer
 from adaptation.data.pairs import Pairs
 from adaptation.heads import HEADS, HeadStack
-from adaptation.losses import Tiling
 from adaptation.memory import GIB, Layout, Size
 from adaptation.reporting import run_folder as results
+from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Settings
 from adaptation.unfinished import Unfinished
 from common.machine import device

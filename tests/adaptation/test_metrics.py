@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptation.losses import Tiling, _Walk, contrast
+from adaptation.losses import contrast, contrastive
 from adaptation.metrics import retrieval_metrics
+from adaptation.tiled_loss import Tiling, _Walk
 
 # Row ranks of the partner (the diagonal): .9 is first; .5 comes after .95 and .6; .3 after .7. Columns: .9 comes after
 # .95; .5 after .8 and .7; .3 after .6.
@@ -117,7 +118,7 @@ def test_a_matrix_of_equals_finds_nobody(value: float) -> None:
 
 
 def test_a_head_that_collapsed_to_zeros_finds_nobody() -> None:
-    found = of_ranks(contrast(torch.zeros(1, 30, 1024), torch.zeros(1, 30, 1024), 1.0).ranks, 1, 29)
+    found = of_ranks(contrast(torch.zeros(1, 30, 1024), torch.zeros(1, 30, 1024), contrastive, 1.0).ranks, 1, 29)
     assert found.pop("MRR") == pytest.approx(1 / 30)
     assert found.pop("median rank") == 30
     assert set(found.values()) == {0.0}

@@ -18,7 +18,9 @@ from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import Reduction
 from adaptation.data.splits import seeds_of
 from adaptation.heads import HeadStack, build_head
-from adaptation.losses import Contrast, Tiling, contrast
+from adaptation.losses import contrast
+from adaptation.ranks import Contrast
+from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Metrics, Run, Scores, Settings, Stack, evaluate, train_epoch, train_runs
 from common.errors import InputError
 
