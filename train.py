@@ -60,6 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
         "features, no training (default original)",
     )
     add(
+        "--loss",
+        choices=("contrastive", "sigmoid"),
+        default="contrastive",
+        help="contrastive: the paper's, which is CLIP's; sigmoid: SigLIP's, with its bias fixed at -10 and, unlike the "
+        "other, whole N x N matrices in memory (default contrastive)",
+    )
+    add(
         "-e",
         "--epochs",
         type=console.positive,
@@ -217,6 +224,7 @@ def _settings(args: argparse.Namespace, ks: tuple[int, ...]) -> Settings:
         seed=args.seed,
         batch_size=args.batch_size,
         precision=args.precision,
+        loss=args.loss,
     )
 
 

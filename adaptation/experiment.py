@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -130,7 +129,7 @@ def _record(work: Work, **contents: Any) -> dict[str, Any]:
     setup, pairs = work.setup, len(work.sets[0].survey.names)
     subset = str(setup.subset) if setup.subset else None
     return make_record(
-        asdict(setup.settings) | {"runs": setup.runs, "subset": subset},
+        setup.settings.record() | {"runs": setup.runs, "subset": subset},
         setup.flags or {},
         pairs={"train": pairs - setup.tested, "test": setup.tested},
         device=device_name(setup.device),

@@ -1,56 +1,84 @@
-"""The contrastive loss of pairs, its gradients and the partners' ranks, all from one walk over the similarities.
+"""The losses of training. A loss is a function of the similarities of all pairs, and autograd differentiates it.
 
-With unit vectors a_i (left) and b_j (right), S = A B^T and logits L = t S, the loss of the paper is
-
-    1/2 mean_i (log sum_j exp L_ij - L_ii)  +  1/2 mean_j (log sum_i exp L_ij - L_jj)
-
-and its derivative by L_ij is (P_ij + Q_ij - 2 [i = j]) / 2N, where P is the softmax of each row and Q that of each
-column. S is worked through in tiles of rows, which stay in the caches, twice: for the sums, then for ranks and
-gradients. Between the two it is kept, or, where memory is short, computed again.
+A loss gets the cosines S (N, N) of each left with each right embedding, in -1..1, partners on the diagonal, and the
+logit scale t > 0 that multiplies them (`-t`). It returns one number (). To add one, write a function and add a line to
+LOSSES; see docs/extending.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from adaptation.ranks import Contrast, Ranks
+from adaptation.tiled_loss import Tiling, tiled_contrast, to_tangent
 from common.vectors import to_unit
 
-BOUNDED = 40.0  # up to this t, exp(t S - t) of cosines is no smaller than exp(-80), which a float32 can hold
-TILE_ROWS, TILE = 512, 2**24  # rows and numbers of a tile: with fewer rows the products become slow
-SHORTEST = 1e-12  # the least length that a gradient is divided by, as in torch's `normalize`
-NEAR, TIE = 1e-6, 2.0**-23  # cosines this near are computed again in float64; those that still differ by less are tied
-BLOCK = 2**10  # queries and candidates that are compared in float64 at a time
+Loss = Callable[[Tensor, float], Tensor]
+SIGMOID_BIAS = -10.0  # of SigLIP at its start
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """How S (R, N, N) of R runs is worked through: kept between the walks or computed twice; some `numbers` at a time,
-    but no fewer than `rows` rows; `factors` is the type that the factors of products and the similarities are rounded
-    to: with one of few bits the ranks are approximate, since many similarities become alike."""
+def contrastive(similarities: Tensor, logit_scale: float) -> Tensor:
+    """The paper's loss, which is CLIP's: cross-entropy of each row and each column (Radford et al., arXiv:2103.00020).
 
-    keep: bool = True
-    factors: torch.dtype | None = None
-    numbers: int = TILE
-    rows: int = TILE_ROWS
-
-    def height(self, runs: int, count: int) -> int:
-        """Rows of a tile of S (runs, count, count)."""
-        return min(count, max(self.rows, self.numbers // (runs * count)))
+    Training on this loss uses `tiled_loss`, which computes the same in tiles with gradients derived by hand.
+    """
+    logits = logit_scale * similarities
+    partners = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, partners) + F.cross_entropy(logits.mT, partners)) / 2
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Of R runs with N pairs each: the loss (R,), and the ranks (R, N) of the partners, from 1 to N, left to right and
-    right to left; none where they are not wanted."""
+def sigmoid(similarities: Tensor, logit_scale: float) -> Tensor:
+    """SigLIP's loss: is this a pair, for each of the N x N combinations (Zhai et al., arXiv:2303.15343).
 
-    loss: Tensor
-    ranks: tuple[Tensor, ...]
+    SigLIP learns the logit scale and a bias. Here the logit scale is fixed, and so is the bias: at its first value.
+    """
+    logits = logit_scale * similarities + SIGMOID_BIAS
+    signs = 2 * torch.eye(len(logits), dtype=logits.dtype, device=logits.device) - 1
+    return -F.logsigmoid(signs * logits).sum() / len(logits)
+
+
+LOSSES: dict[str, Loss] = {
+    "contrastive": contrastive,
+    "sigmoid": sigmoid,
+}
+
+
+def contrast(
+    left: Tensor, right: Tensor, loss: Loss, logit_scale: float, tiling: Tiling | None = None, ranked: bool = True
+) -> Contrast:
+    """Return the loss and the ranks of embeddings (R, N, E) of R runs; pair i is `left[:, i]` and `right[:, i]`.
+
+    Only the contrastive loss works in tiles. The others hold several matrices (N, N) for each run.
+    """
+    tiling = tiling or Tiling()
+    if loss is contrastive:
+        return tiled_contrast(left, right, logit_scale, tiling, ranked)
+    runs = [_of_run(*sides, loss, logit_scale, tiling, ranked) for sides in zip(left, right, strict=True)]
+    ranks = zip(*(run.ranks for run in runs), strict=True)  # both directions, or none
+    return Contrast(torch.stack([run.loss for run in runs]), tuple(torch.cat(of_runs) for of_runs in ranks))
+
+
+def _of_run(left: Tensor, right: Tensor, loss: Loss, logit_scale: float, tiling: Tiling, ranked: bool) -> Contrast:
+    """The loss () of one run's embeddings (N, E), and its ranks (1, N)."""
+    left, right = _Unit.apply(left), _Unit.apply(right)
+    similarities = _product(left, right, tiling.factors)
+    ranks: tuple[Tensor, ...] = ()
+    if ranked:
+        ranks = _ranks(left.detach()[None], right.detach()[None], similarities.detach()[None], tiling.factors is None)
+    return Contrast(loss(similarities, logit_scale), ranks)
+
+
+def _ranks(left: Tensor, right: Tensor, similarities: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    """The ranks (1, N) from the whole of S (1, N, N) at once."""
+    counted = Ranks(left, right, similarities.diagonal(dim1=1, dim2=2), exact)
+    counted.add(similarities, slice(None), torch.empty_like(similarities))
+    return counted.settled()
 
 
 def cosine_similarities(left: Tensor, right: Tensor) -> Tensor:
@@ -58,186 +86,25 @@ def cosine_similarities(left: Tensor, right: Tensor) -> Tensor:
     return to_unit(left)[0] @ to_unit(right)[0].mT
 
 
-def contrast(
-    left: Tensor, right: Tensor, temperature: float, tiling: Tiling | None = None, ranked: bool = True
-) -> Contrast:
-    """The loss and the ranks of embeddings (R, N, D); pair i is `left[:, i]` and `right[:, i]`.
-
-    The temperature t multiplies the cosine (the logit scale of CLIP). A rank is one more than the number of other
-    candidates that are at least as similar: ties count against the partner (a head that sends everything to one point
-    gets rank N, not rank 1), and so do NaNs.
-    """
-    wanted = torch.is_grad_enabled() and (left.requires_grad or right.requires_grad)
-    loss, *ranks = _Loss.apply(left, right, temperature, tiling or Tiling(), ranked, wanted)
-    return Contrast(loss, tuple(ranks))
+def _product(left: Tensor, right: Tensor, factors: torch.dtype | None) -> Tensor:
+    """S (N, N) of unit vectors. Of rounded factors too the partners have full precision, and at most 1, so that
+    embeddings that are all alike find nobody."""
+    if factors is None:
+        return left @ right.mT
+    similarities = (left.to(factors) @ right.to(factors).mT).to(left.dtype)
+    return similarities.diagonal_scatter(torch.linalg.vecdot(left, right).clamp(max=1))
 
 
-class _Loss(torch.autograd.Function):
-    """The loss; its gradients are found in the forward pass, while S is at hand."""
+class _Unit(torch.autograd.Function):
+    """Brings vectors to unit length, of any length that a float32 holds; the gradient of zero vectors is finite."""
 
     @staticmethod
-    def forward(
-        ctx: Any, left: Tensor, right: Tensor, temperature: float, tiling: Tiling, ranked: bool, wanted: bool
-    ) -> tuple[Tensor, ...]:
-        (left_units, left_lengths), (right_units, right_lengths) = to_unit(left), to_unit(right)
-        units, lengths = (left_units, right_units), (left_lengths, right_lengths)
-        walk = _Walk(units[0], units[1], temperature, tiling, ranked)
-        loss = walk.losses()
-        ranks, gradients = walk.ranks_and_gradients(wanted)
-        for gradient, unit, length in zip(gradients, units, lengths, strict=False):  # none are there to evaluate
-            along = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)  # a change of length changes no cosine
-            gradient.addcmul_(unit, along, value=-1).div_(length.clamp(min=SHORTEST))
-        ctx.save_for_backward(*gradients)
-        ctx.scale = temperature / (2 * left.shape[-2])
-        ctx.mark_non_differentiable(*ranks)
-        return loss, *ranks
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        units, lengths = to_unit(vectors)
+        ctx.save_for_backward(units, lengths)
+        return units
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        left, right = (gradient * (ctx.scale * upstream[:, None, None]) for gradient in ctx.saved_tensors)
-        return left, right, None, None, None, None
-
-
-class _Walk:
-    """The two walks over S (R, N, N)."""
-
-    def __init__(self, left: Tensor, right: Tensor, temperature: float, tiling: Tiling, ranked: bool) -> None:
-        self.left, self.right, self.temperature, self.tiling, self.ranked = left, right, temperature, tiling, ranked
-        runs, self.count, _ = left.shape
-        self.partners = left.new_empty(runs, self.count)  # S_ii
-        self.rows, self.columns = torch.empty_like(self.partners), torch.empty_like(self.partners)  # log-sum-exps
-        self.height = tiling.height(runs, self.count)
-        self.scratch = left.new_empty(runs, self.height, self.count)
-        self.kept: dict[int, Tensor] = {}
-
-    def _tiles(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """The rows of each tile, S there (R, n, N), and room for as much."""
-        factors = self.tiling.factors
-        right = _rounded(self.right, factors).mT
-        for start in range(0, self.count, self.height):
-            rows = slice(start, min(start + self.height, self.count))
-            tile = self.kept.pop(start, None)
-            if tile is None:
-                tile = (_rounded(self.left[:, rows], factors) @ right).to(self.left.dtype)
-                if factors is not None:
-                    self._restore_partners(tile, rows)
-                if self.tiling.keep:
-                    self.kept[start] = tile
-            yield rows, tile, self.scratch[:, : rows.stop - start]
-
-    def _restore_partners(self, tile: Tensor, rows: slice) -> None:
-        """Puts S_ii in full precision among rounded similarities, so that as many equals count for the partner as
-        against it; no more than 1, the most that others can be, so that embeddings that are all alike find nobody."""
-        partners = torch.linalg.vecdot(self.left[:, rows], self.right[:, rows])
-        _diagonal(tile, rows).copy_(partners.clamp_(max=1))
-
-    def losses(self) -> Tensor:
-        """The first walk: partners and log-sum-exps; returns the loss (R,)."""
-        if self.temperature <= BOUNDED:
-            self._sum_shared()
-        else:
-            self._sum_apart()
-        return (self.rows + self.columns).mean(-1) / 2 - self.temperature * self.partners.mean(-1)
-
-    def _sum_shared(self) -> None:
-        """Cosines are bounded: the same exponentials serve rows and columns."""
-        columns = torch.zeros_like(self.columns)
-        for rows, tile, scratch in self._tiles():
-            self.partners[:, rows] = _diagonal(tile, rows)
-            exponentials = self._exponentials(tile, scratch)
-            self.rows[:, rows] = exponentials.sum(-1).log_().add_(self.temperature)
-            columns += exponentials.sum(-2)
-        self.columns = columns.log_().add_(self.temperature)
-
-    def _sum_apart(self) -> None:
-        """A large t: each row and each column is shifted by its own maximum."""
-        self.columns.fill_(-torch.inf)
-        for rows, tile, scratch in self._tiles():
-            self.partners[:, rows] = _diagonal(tile, rows)
-            logits = torch.mul(tile, self.temperature, out=scratch)
-            self.rows[:, rows] = logits.logsumexp(-1)
-            self.columns = torch.logaddexp(self.columns, logits.logsumexp(-2))
-
-    def _exponentials(self, tile: Tensor, out: Tensor) -> Tensor:
-        """exp(t S - t), in 0..1."""
-        return torch.sub(tile, 1, out=out).mul_(self.temperature).exp_()
-
-    def ranks_and_gradients(self, wanted: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """The second walk: ranks (R, N) left to right and right to left, and the gradients (R, N, D) of both
-        sides' units."""
-        ranks = [self.rows.new_full(self.rows.shape, self.count) for _ in range(2 * self.ranked)]
-        near = [torch.zeros_like(one) for one in ranks]
-        gradients = [torch.zeros_like(side) for side in (self.left, self.right)] if wanted else []
-        for rows, tile, scratch in self._tiles() if ranks or gradients else ():
-            if ranks:
-                for dim, queries in ((-1, rows), (-2, slice(None))):
-                    behind, doubtful = self._behind(tile, queries, dim, scratch)
-                    ranks[dim + 1][:, queries] -= behind
-                    near[dim + 1][:, queries] += doubtful
-            if gradients:
-                self._add_gradients(rows, self._derivatives(rows, tile, scratch), gradients)
-        if self.tiling.factors is None and self.left.device.type == "cpu":
-            self._settle_ties(ranks, near)
-        return ranks, gradients
-
-    def _behind(self, tile: Tensor, queries: slice, dim: int, scratch: Tensor) -> tuple[Tensor, Tensor]:
-        """How many candidates of a tile are less similar than the partner of each row (dim -1) or each column (-2), and
-        how many are so near that rounding may decide (with the partner itself)."""
-        partners = self.partners[:, queries].unsqueeze(dim)
-        if self.tiling.factors is not None:
-            return torch.lt(tile, partners, out=scratch).sum(dim), partners.squeeze(dim)
-        behind = torch.lt(tile, partners - NEAR, out=scratch).sum(dim)
-        return behind, torch.lt(tile, partners + NEAR, out=scratch).sum(dim) - behind
-
-    def _settle_ties(self, ranks: list[Tensor], near: list[Tensor]) -> None:
-        """Find the ranks with candidates near the partner anew, in float64, so that no shape of a tile decides. (On a
-        GPU to look for them would be to wait; there candidates that are near count as tied.)"""
-        sides = (self.left, self.right), (self.right, self.left)
-        for found, counts, (queries, candidates) in zip(ranks, near, sides, strict=False):
-            for run, doubtful in enumerate(counts > 1):
-                chosen = doubtful.nonzero(as_tuple=True)[0]
-                if len(chosen):
-                    found[run, chosen] = _exact_ranks(queries[run], candidates[run], chosen).to(found.dtype)
-
-    def _derivatives(self, rows: slice, tile: Tensor, scratch: Tensor) -> Tensor:
-        """P + Q - 2 [i = j] of a tile, written over it."""
-        t, row, column = self.temperature, self.rows[:, rows, None], self.columns[:, None]
-        if t <= BOUNDED:
-            exponentials = self._exponentials(tile, scratch)
-            derivatives = torch.add((t - row).exp(), (t - column).exp(), out=tile).mul_(exponentials)
-        else:
-            of_columns = torch.mul(tile, t, out=scratch).sub_(column).exp_()
-            derivatives = tile.mul_(t).sub_(row).exp_().add_(of_columns)
-        _diagonal(derivatives, rows).sub_(2)
-        return derivatives
-
-    def _add_gradients(self, rows: slice, derivatives: Tensor, gradients: list[Tensor]) -> None:
-        """What a tile adds to the gradients of both sides, t / 2N left out."""
-        factors = self.tiling.factors
-        left, right = _rounded(self.left[:, rows], factors), _rounded(self.right, factors)
-        derivatives = _rounded(derivatives, factors)
-        gradients[0][:, rows] = derivatives @ right
-        gradients[1] += derivatives.mT @ left
-
-
-def _exact_ranks(queries: Tensor, candidates: Tensor, chosen: Tensor) -> Tensor:
-    """The ranks (n,) of the partners of the `chosen` queries among all candidates (N, D), from cosines in float64; what
-    is equal but for rounding is tied."""
-    behind = torch.zeros(len(chosen), dtype=torch.int64)
-    step = min(BLOCK, max(1, BLOCK**2 // candidates.shape[-1]))
-    for part, counts in zip(torch.split(chosen, step), torch.split(behind, step), strict=True):
-        some = queries[part].double()
-        least = (some * candidates[part].double()).sum(-1, keepdim=True) - TIE
-        for others in torch.split(candidates, step):
-            counts += (some @ others.double().mT < least).sum(-1)
-    return len(candidates) - behind
-
-
-def _diagonal(tile: Tensor, rows: slice) -> Tensor:
-    """Where the partners are in a tile (R, n, N): a view (R, n)."""
-    return tile.diagonal(rows.start, dim1=-2, dim2=-1)
-
-
-def _rounded(factor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return factor if dtype is None else factor.to(dtype)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return to_tangent(gradient.clone(), *ctx.saved_tensors)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 
 from adaptation.heads import build_head
-from adaptation.losses import Tiling
+from adaptation.tiled_loss import Tiling
 from common.errors import InputError
 from common.machine.device import free_memory
 
 FLOAT = 4  # bytes
 COPIES = 10  # of the embeddings of both sides and of what is computed from them, at the worst moment of a step
-HEADS = 8  # of its weights: gradients, Adam's moments, and what a step computes
+HEAD_COPIES = 8  # of its weights: gradients, Adam's moments, and what a step computes
+MATRICES = 8  # (N, N) that a loss without tiles holds: similarities, logits, what autograd keeps, and gradients
 SHARE = 0.5  # of the free memory, when nothing is said
 GIB = 2**30
 
@@ -24,7 +25,7 @@ GIB = 2**30
 @dataclass(frozen=True)
 class Size:
     """What the memory of a run depends on: V views, pairs to train on and to test on, at most `batch` pairs in a step,
-    D numbers a side, E numbers of an embedding, and the numbers of a head."""
+    D numbers a side, E numbers of an embedding, the numbers of a head, and whether the loss works in `tiles`."""
 
     views: int
     trained: int
@@ -33,6 +34,7 @@ class Size:
     width: int
     embedding: int
     weights: int
+    tiles: bool = True
 
     @property
     def gallery(self) -> int:
@@ -41,14 +43,17 @@ class Size:
 
     @property
     def matrix(self) -> int:
-        """Bytes of the similarities."""
-        return FLOAT * self.gallery**2
+        """Bytes of the similarities that tiles can do without."""
+        return FLOAT * self.gallery**2 if self.tiles else 0
 
     def least(self, tiling: Tiling) -> int:
-        """Bytes of a run whose similarities are computed again: features, embeddings, tiles and the head."""
+        """Bytes of a run whose similarities are computed again: features, embeddings, tiles or all of the matrices that
+        a loss without tiles holds, and the head."""
         features = 2 * (self.views * self.trained + self.tested) * self.width
-        tiles = 3 * tiling.height(1, self.gallery) * self.gallery
-        return FLOAT * (features + COPIES * self.gallery * self.embedding + tiles + HEADS * self.weights)
+        rows = 3 * tiling.height(1, self.gallery) if self.tiles else MATRICES * self.gallery
+        return FLOAT * (
+            features + COPIES * self.gallery * self.embedding + rows * self.gallery + HEAD_COPIES * self.weights
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,9 @@ def _layout(features: FeatureSet, setup: Setup) -> Layout:
     found, settings = features.survey, setup.settings
     width, trained = setup.split_pca.components if setup.split_pca else found.width, len(found.names) - setup.tested
     batch = min(settings.batch_size or trained, trained)
-    size = Size(found.views, trained, setup.tested, batch, width, *head_sizes(settings.head, width))
+    sizes = head_sizes(settings.head, width)
+    tiles = settings.loss == "contrastive"
+    size = Size(found.views, trained, setup.tested, batch, width, *sizes, tiles)
     return lay_out(size, setup.runs, setup.device, setup.memory, settings.precision == "bf16")
 
 
@@ -194,7 +196,7 @@ def _plan_of(sets: Sequence[FeatureSet], setup: Setup) -> dict[str, Any]:
     """What runs must have in common to stand side by side."""
     names = json.dumps(sets[0].survey.names).encode()
     return {
-        "settings": asdict(setup.settings),
+        "settings": setup.settings.record(),
         "number of runs": setup.runs,
         "pairs": hashlib.sha256(names).hexdigest(),
         "PCA of each run": setup.split_pca.components if setup.split_pca else None,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import Split, draw_split, seeds_of
 from adaptation.heads import HeadStack, build_head
-from adaptation.losses import Tiling, contrast
+from adaptation.losses import LOSSES, contrast
 from adaptation.metrics import retrieval_metrics
+from adaptation.tiled_loss import Tiling
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ Curves = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made of; the defaults are the paper's. `batch_size` is None for all pairs at once."""
+    """What a run is made of; the defaults are the paper's. `batch_size` is None for all pairs at once; `temperature` is
+    the logit scale."""
 
     head: str = "original"
     epochs: int = 150
@@ -43,6 +45,11 @@ class Settings:
     seed: int = 0
     batch_size: int | None = None
     precision: str = "fp32"
+    loss: str = "contrastive"
+
+    def record(self) -> dict[str, Any]:
+        """The settings as they are recorded; of the default loss nothing, as in older records, so that both compare."""
+        return {name: value for name, value in asdict(self).items() if name != "loss" or value != Settings.loss}
 
     @property
     def steps(self) -> int:
@@ -202,7 +209,7 @@ def _step(
     for view, (left, right) in enumerate(zip(batch.left, batch.right, strict=True)):
         with torch.set_grad_enabled(optimiser is not None):
             left, right = (_embeddings(heads, side, settings.precision) for side in (left, right))
-            found = contrast(left, right, settings.temperature, tiling, ranked=view == 0)
+            found = contrast(left, right, LOSSES[settings.loss], settings.temperature, tiling, ranked=view == 0)
         if optimiser is not None:
             (found.loss.sum() / len(batch.left)).backward()  # type: ignore[no-untyped-call]
         seen.append(found)
@@ -222,7 +229,8 @@ def _embeddings(heads: HeadStack, side: Tensor, precision: str) -> Tensor:
 def evaluate(heads: Callable[[Tensor], Tensor], test: Stack, settings: Settings, tiling: Tiling) -> Metrics:
     """Loss and metrics (R,) of the original view of `test`, whose pairs are each other's gallery; never in bf16."""
     exact = replace(tiling, factors=None)
-    found = contrast(heads(test.left[0]), heads(test.right[0]), settings.temperature, exact)
+    left, right = heads(test.left[0]), heads(test.right[0])
+    found = contrast(left, right, LOSSES[settings.loss], settings.temperature, exact)
     return {"Loss": found.loss, **retrieval_metrics(found.ranks, settings.ks)}
 
 

@@ -14,7 +14,7 @@ import torch
 from adaptation.data.pairs import Pairs
 from adaptation.data.splits import draw_split, seeds_of
 from adaptation.heads import WIDTH, build_head
-from adaptation.losses import Tiling
+from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Settings, train_runs
 from benchmarks import plain
 from benchmarks.table import Apart, Row, median_seconds

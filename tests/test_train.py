@@ -36,10 +36,11 @@ from adaptation import memory, trainer
 from adaptation import plan as planning
 from adaptation.data.pairs import Pairs
 from adaptation.heads import HEADS, HeadStack
-from adaptation.losses import Tiling
+from adaptation.losses import LOSSES
 from adaptation.memory import GIB, Layout, Size
 from adaptation.plan import Setup
 from adaptation.reporting import run_folder as results
+from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Settings
 from common.machine import device
 from common.storage.lock import held
@@ -453,9 +454,21 @@ def test_a_gpu_that_is_not_there_is_told_and_done_without(
     assert summary_of(tmp_path / "runs")["device"].startswith("cpu")
 
 
-def test_the_heads_that_can_be_asked_for_are_those_there_are() -> None:
-    (model,) = (action for action in train.build_parser()._actions if action.dest == "model")
-    assert list(model.choices or ()) == list(HEADS)
+@pytest.mark.parametrize(("option", "names"), [("model", HEADS), ("loss", LOSSES)])
+def test_the_heads_and_losses_that_can_be_asked_for_are_those_there_are(option: str, names: dict[str, Any]) -> None:
+    (found,) = (action for action in train.build_parser()._actions if action.dest == option)
+    assert list(found.choices or ()) == list(names)
+
+
+def test_another_loss_is_recorded_and_does_not_continue_runs_of_the_default(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["-d", str(features), "-s", str(tmp_path / "runs"), "-e", "2", "--cpu"]
+    assert train.main(call) == 0
+    assert train.main([*call, "--loss", "sigmoid"]) == 2
+    assert "loss: none there, sigmoid asked" in capsys.readouterr().err
+    assert train.main([*call, "--loss", "sigmoid", "--overwrite"]) == 0
+    assert summary_of(tmp_path / "runs")["settings"]["loss"] == "sigmoid"
 
 
 def test_the_defaults_are_the_papers() -> None:

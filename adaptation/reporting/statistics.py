@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from adaptation.metrics import lower_is_better
 from adaptation.trainer import Scores
-
-LOWER_IS_BETTER = ("Loss", "median rank")
 
 
 def describe(values: Sequence[float]) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def summary(runs: Sequence[Scores]) -> dict[str, dict[str, Any]]:
 
 def _of_metric(runs: Sequence[Scores], name: str) -> dict[str, Any]:
     curves = [run.test[name] for run in runs]
-    best = np.argmin if name in LOWER_IS_BETTER else np.argmax
+    best = np.argmin if lower_is_better(name) else np.argmax
     epochs = [int(best(curve)) for curve in curves]
     peaks = describe([curve[epoch] for curve, epoch in zip(curves, epochs, strict=True)])
     return {

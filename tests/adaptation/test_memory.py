@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from adaptation.heads import HEADS
-from adaptation.losses import Tiling
 from adaptation.memory import GIB, Layout, Size, head_sizes, lay_out
+from adaptation.tiled_loss import Tiling
 from common.errors import InputError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")  # no GPU is asked anything where a bound is given
@@ -42,6 +42,15 @@ def test_more_of_anything_takes_more(name: str) -> None:
 @pytest.mark.parametrize(("held", "runs", "side_by_side"), [(1.0, 20, 1), (3.99, 20, 3), (20.5, 20, 20), (90, 20, 20)])
 def test_as_many_runs_go_side_by_side_on_a_gpu_as_the_memory_holds(held: float, runs: int, side_by_side: int) -> None:
     assert lay_out(SIZE, runs, CUDA, held * (AGAIN + MATRIX)) == Layout(side_by_side, Tiling())
+
+
+def test_a_loss_without_tiles_holds_eight_matrices_and_nothing_is_computed_again() -> None:
+    size = replace(SIZE, tiles=False)
+    held = AGAIN + 5 * MATRIX  # beside the three tiles that are counted there
+    assert size.least(Tiling()) == size.least(Tiling(numbers=1)) == held
+    assert lay_out(size, 20, CUDA, 3.5 * held) == Layout(3, Tiling())
+    with pytest.raises(InputError, match="batch-size"):
+        lay_out(size, 1, CPU, held - 1)
 
 
 def test_runs_go_one_after_the_other_on_a_cpu() -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptation.losses import Tiling, _Walk, contrast
-from adaptation.metrics import retrieval_metrics
+from adaptation.losses import contrast, contrastive
+from adaptation.metrics import METRICS, Metric, lower_is_better, retrieval_metrics
+from adaptation.tiled_loss import Tiling, _Walk
 
 # Row ranks of the partner (the diagonal): .9 is first; .5 comes after .95 and .6; .3 after .7. Columns: .9 comes after
 # .95; .5 after .8 and .7; .3 after .6.
@@ -117,7 +118,7 @@ def test_a_matrix_of_equals_finds_nobody(value: float) -> None:
 
 
 def test_a_head_that_collapsed_to_zeros_finds_nobody() -> None:
-    found = of_ranks(contrast(torch.zeros(1, 30, 1024), torch.zeros(1, 30, 1024), 1.0).ranks, 1, 29)
+    found = of_ranks(contrast(torch.zeros(1, 30, 1024), torch.zeros(1, 30, 1024), contrastive, 1.0).ranks, 1, 29)
     assert found.pop("MRR") == pytest.approx(1 / 30)
     assert found.pop("median rank") == 30
     assert set(found.values()) == {0.0}
@@ -175,3 +176,16 @@ def test_runs_have_the_metrics_that_each_has_alone() -> None:
         name: pytest.approx([one[name] for one in alone]) for name in alone[0]
     }
     assert len({tuple(one.values()) for one in alone}) == 3
+
+
+# ---- the table
+
+
+def test_a_line_in_the_table_is_a_metric_and_says_which_way_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "worst {k}", Metric(lambda forth, back, k: forth.amax(-1) + k, lower_is_better=True))
+    ranks = torch.tensor([[1.0, 4.0]]), torch.tensor([[2.0, 2.0]])
+    values = retrieval_metrics(ranks, (1, 3))
+    assert [*values][-2:] == ["worst 1", "worst 3"]
+    assert [values[name].tolist() for name in ("worst 1", "worst 3")] == [[5.0], [7.0]]
+    lower = [name for name in ("Loss", *values) if lower_is_better(name)]
+    assert lower == ["Loss", "median rank", "worst 1", "worst 3"]

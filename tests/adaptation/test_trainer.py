@@ -18,7 +18,9 @@ from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import seeds_of
 from adaptation.heads import HeadStack, build_head
-from adaptation.losses import Contrast, Tiling, contrast
+from adaptation.losses import contrast
+from adaptation.ranks import Contrast
+from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Metrics, Run, Scores, Settings, Stack, evaluate, train_epoch, train_runs
 from common.errors import InputError
 
@@ -185,6 +187,20 @@ def test_the_scores_of_a_run_hold_no_tensors(pairs: Pairs) -> None:
     scores = run.scores()
     assert type(scores) is Scores
     assert vars(scores) == {"train": run.train, "test": run.test, "frozen": run.frozen}
+
+
+def test_the_loss_of_the_settings_is_trained_and_tested_on(pairs: Pairs) -> None:
+    run = train_run(pairs, replace(SETTINGS, loss="sigmoid"), number=1)
+    test = pairs.subset(run.split.test)
+    logits = 15.0 * cosines(test.left[0], test.right[0]) - 10
+    entropy = F.binary_cross_entropy_with_logits(logits, torch.eye(len(test)), reduction="sum") / len(test)
+    assert run.frozen["Loss"] == pytest.approx(entropy.item(), abs=1e-5)
+    assert run.train["Loss"][-1] < run.train["Loss"][0]
+
+
+def test_the_default_loss_is_not_recorded_so_that_older_records_compare() -> None:
+    assert "loss" not in Settings().record()
+    assert Settings(loss="sigmoid").record() == {**Settings().record(), "loss": "sigmoid"}
 
 
 def test_every_epoch_is_told(pairs: Pairs) -> None:
