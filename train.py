@@ -54,17 +54,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("-s", "--save", type=Path, required=True, metavar="PATH", help="run folder to write to, for TensorBoard too")
     add(
         "--model",
-        choices=("original", "peterson", "dummy"),
         default="original",
-        help="original: ReLU(W x), 1024 numbers, the paper's; peterson: one weight a dimension; dummy: the frozen "
-        "features, no training (default original)",
+        metavar="HEAD",
+        help="original: ReLU(W x), 1024 dimensions, the paper's; peterson: one weight a dimension; dummy: the frozen "
+        "features, no training; FILE.py:CLASS: a head of your own, from a file that is run (default original)",
     )
     add(
         "--loss",
-        choices=("contrastive", "sigmoid"),
         default="contrastive",
-        help="contrastive: the paper's, which is CLIP's; sigmoid: SigLIP's, with its bias fixed at -10 and, unlike the "
-        "other, whole N x N matrices in memory (default contrastive)",
+        metavar="LOSS",
+        help="contrastive: the paper's, which is CLIP's; sigmoid: SigLIP's, with its bias fixed at -10; "
+        "FILE.py:FUNCTION: one of your own, from a file that is run. All but the first hold whole N x N matrices "
+        "(default contrastive)",
     )
     add(
         "-e",
@@ -213,8 +214,14 @@ def _setup(args: argparse.Namespace) -> tuple[list[FeatureSet], Setup]:
 
 def _settings(args: argparse.Namespace, ks: tuple[int, ...]) -> Settings:
     """What a run is made of."""
+    from adaptation.extensions import digest, find
+    from adaptation.heads import HEADS
+    from adaptation.losses import find_loss
     from adaptation.trainer import Settings
 
+    code = tuple((name, sha256) for name in (args.model, args.loss) if (sha256 := digest(name)))
+    find(args.model, HEADS, "head")
+    find_loss(args.loss, code)
     return Settings(
         head=args.model,
         epochs=args.epochs,
@@ -225,6 +232,7 @@ def _settings(args: argparse.Namespace, ks: tuple[int, ...]) -> Settings:
         batch_size=args.batch_size,
         precision=args.precision,
         loss=args.loss,
+        code=code,
     )
 
 

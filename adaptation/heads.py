@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from adaptation.extensions import find, tried
+from common.errors import InputError
 
 WIDTH = 1024  # of the paper's head
 
@@ -42,7 +44,7 @@ class Dummy(nn.Identity):
         super().__init__()
 
 
-HEADS: dict[str, type[Original] | type[Peterson] | type[Dummy]] = {
+HEADS: dict[str, Callable[[int], nn.Module]] = {
     "original": Original,
     "peterson": Peterson,
     "dummy": Dummy,
@@ -50,37 +52,74 @@ HEADS: dict[str, type[Original] | type[Peterson] | type[Dummy]] = {
 
 
 def build_head(name: str, features: int, seed: int) -> nn.Module:
-    """The head `name` for D = `features`, its weights drawn on the CPU from `seed` alone: the same on every device."""
+    """Return the head `name`, or that of an address `FILE.py:CLASS`, for D = `features`; its weights are drawn on the
+    CPU from `seed` alone: the same on every device. InputError for an unknown one, and for one that cannot be built."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HEADS[name](features)
+        head = tried(name, lambda: find(name, HEADS, "head")(features))
+    if not isinstance(head, nn.Module):
+        raise InputError(f"{name}: gives {type(head).__name__}, not a torch.nn.Module")
+    return head
+
+
+@torch.no_grad()
+def embedding_width(name: str, features: int) -> int:
+    """Return E of the embeddings (N, E) that the head `name` makes of features (N, D); InputError for anything else."""
+    vectors = torch.ones(3, features)
+    embeddings = tried(name, lambda: build_head(name, features, 0).eval()(vectors))
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != 3:
+        shape = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
+        raise InputError(f"{name}: makes {shape} of features (3, {features}); embeddings (3, E) are expected")
+    return embeddings.shape[1]
+
+
+def is_stackable(name: str, features: int) -> bool:
+    """Return whether one batched product can serve the heads of several runs: not where they have buffers, as BatchNorm
+    has, or draw random numbers, as Dropout does."""
+    heads = [build_head(name, features, 0) for _ in range(2)]
+    if any(True for _ in heads[0].buffers()):
+        return False
+    try:
+        HeadStack(heads, torch.device("cpu"))(torch.zeros(2, 3, features))
+    except RuntimeError:  # of vmap
+        return False
+    return True
 
 
 class HeadStack:
-    """The heads of R runs as one: their weights are stacked, so that one batched product serves all of them."""
+    """The heads of R runs, which may be one. Those of several are one: their weights are stacked, so that one batched
+    product serves all of them."""
 
     def __init__(self, heads: Sequence[nn.Module], device: torch.device) -> None:
-        self.heads = list(heads)
+        self.heads = [head.to(device) for head in heads]
         named = [dict(head.named_parameters()) for head in heads]
-        self.weights = {
-            name: torch.stack([weights[name].detach() for weights in named]).to(device).requires_grad_()
-            for name in named[0]
-        }
+        self.weights: dict[str, Tensor] = dict(named[0])
+        if len(heads) > 1:
+            self.weights = {
+                name: torch.stack([weights[name].detach() for weights in named]).requires_grad_() for name in named[0]
+            }
 
     def __call__(self, x: Tensor) -> Tensor:
         """The embeddings (R, N, E) of vectors (R, N, D), each run's by its own head."""
         if len(self.heads) == 1:
-            return self._one({name: weight[0] for name, weight in self.weights.items()}, x[0])[None]
-        embeddings: Tensor = torch.vmap(self._one)(self.weights, x)
-        return embeddings
+            embeddings: Tensor = self.heads[0](x[0])
+            return embeddings[None]
+        stacked: Tensor = torch.vmap(self._one, randomness="error")(self.weights, x)
+        return stacked
 
     def _one(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
         embeddings: Tensor = functional_call(self.heads[0], weights, (x,))
         return embeddings
 
+    def train(self, mode: bool) -> None:
+        """Set all heads to training, or to evaluation, in which Dropout and BatchNorm do something else."""
+        for head in self.heads:
+            head.train(mode)
+
     def unstacked(self, run: int) -> nn.Module:
-        """The head of one run, on the device of the stack, with the weights that it has now."""
-        head = copy.deepcopy(self.heads[run])
-        for name, weight in head.named_parameters():
-            weight.data = self.weights[name].detach()[run].clone()
+        """Return the head of one run, on the device of the stack, with the weights that it has now."""
+        head = self.heads[run]
+        if len(self.heads) > 1:
+            for name, weight in head.named_parameters():
+                weight.data = self.weights[name].detach()[run].clone()
         return head

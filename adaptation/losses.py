@@ -8,6 +8,7 @@ LOSSES; see docs/extending.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from adaptation.extensions import find, tried
 from adaptation.ranks import Contrast, Ranks
 from adaptation.tiled_loss import Tiling, tiled_contrast, to_tangent
+from common.errors import InputError
 from common.vectors import to_unit
 
 Loss = Callable[[Tensor, float], Tensor]
@@ -47,6 +50,19 @@ LOSSES: dict[str, Loss] = {
     "contrastive": contrastive,
     "sigmoid": sigmoid,
 }
+
+
+@cache
+def find_loss(name: str, code: tuple[tuple[str, str], ...] = ()) -> Loss:
+    """Return the loss `name`, or that of an address `FILE.py:FUNCTION`; InputError for an unknown one, and for one that
+    gives no number that autograd can differentiate. `code` tells versions of a file apart."""
+    loss = find(name, LOSSES, "loss")
+    similarities = torch.eye(4).requires_grad_()
+    number = tried(name, lambda: loss(similarities, 1.0))
+    if not isinstance(number, Tensor) or number.ndim or not number.requires_grad:
+        given = f"a tensor {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
+        raise InputError(f"{name}: gives {given}; one number () that autograd can differentiate is expected")
+    return loss
 
 
 def contrast(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adaptation.heads import build_head
+from adaptation.heads import build_head, embedding_width
 from adaptation.tiled_loss import Tiling
 from common.errors import InputError
 from common.machine.device import free_memory
@@ -66,8 +66,8 @@ class Layout:
 
 def head_sizes(head: str, width: int) -> tuple[int, int]:
     """Numbers of an embedding that a head makes of `width` numbers, and numbers of its weights."""
-    network = build_head(head, width, 0)
-    return network(torch.zeros(1, width)).shape[-1], sum(weight.numel() for weight in network.parameters())
+    weights = sum(weight.numel() for weight in build_head(head, width, 0).parameters())
+    return embedding_width(head, width), weights
 
 
 def lay_out(size: Size, runs: int, device: torch.device, bound: float | None = None, bf16: bool = False) -> Layout:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaptation.curves import Curves, Metrics, Progress, Recorder
 from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import Split, draw_split, seeds_of
-from adaptation.heads import HeadStack, build_head
-from adaptation.losses import LOSSES, contrast
+from adaptation.heads import HeadStack, build_head, is_stackable
+from adaptation.losses import contrast, find_loss
 from adaptation.metrics import retrieval_metrics
 from adaptation.tiled_loss import Tiling
 from common.errors import InputError
@@ -28,14 +30,11 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 1e-3
 
-Metrics = dict[str, Tensor]
-Curves = dict[str, list[float]]
-
 
 @dataclass(frozen=True)
 class Settings:
     """What a run is made of; the defaults are the paper's. `batch_size` is None for all pairs at once; `temperature` is
-    the logit scale."""
+    the logit scale; `code` has each file of the user's that a head or a loss is in, with its SHA-256."""
 
     head: str = "original"
     epochs: int = 150
@@ -46,10 +45,13 @@ class Settings:
     batch_size: int | None = None
     precision: str = "fp32"
     loss: str = "contrastive"
+    code: tuple[tuple[str, str], ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """The settings as they are recorded; of the default loss nothing, as in older records, so that both compare."""
-        return {name: value for name, value in asdict(self).items() if name != "loss" or value != Settings.loss}
+        """Return the settings as they are recorded: of the default loss, and where there is no code of the user's,
+        nothing, as in older records, so that both compare."""
+        new = {"loss": Settings.loss, "code": Settings.code}
+        return {name: value for name, value in asdict(self).items() if name not in new or value != new[name]}
 
     @property
     def steps(self) -> int:
@@ -102,35 +104,56 @@ def train_runs(
     settings: Settings,
     numbers: Sequence[int],
     on_epoch: Callable[[], object] = lambda: None,
-    reduction: SplitPCA | None = None,
+    split_pca: SplitPCA | None = None,
     tiling: Tiling | None = None,
+    watch: Callable[[Progress], object] | None = None,
 ) -> list[Run]:
-    """Trains and tests the runs of these numbers side by side, on the device of `pairs` or on that of a `reduction`,
+    """Train and test the runs of these numbers side by side, on the device of `pairs` or on that of a `split_pca`,
     which is fitted on each run's training pairs first. A run depends on the seed and its own number alone.
 
-    InputError when the temperature takes the loss beyond what a float32 can hold.
+    Heads that cannot be stacked go one after the other. `on_epoch` is called after each epoch, and `watch` every few
+    seconds with the new epochs of each run. InputError when the temperature takes the loss beyond what a float32 holds.
     """
+    width = split_pca.components if split_pca else pairs.left.shape[-1]
+    together = len(numbers) == 1 or is_stackable(settings.head, width)
+    groups = [numbers] if together else [[number] for number in numbers]
     tiling = tiling or Tiling()
+    return [run for group in groups for run in _train(pairs, settings, group, on_epoch, split_pca, tiling, watch)]
+
+
+def _train(
+    pairs: Pairs,
+    settings: Settings,
+    numbers: Sequence[int],
+    on_epoch: Callable[[], object],
+    split_pca: SplitPCA | None,
+    tiling: Tiling,
+    watch: Callable[[Progress], object] | None,
+) -> list[Run]:
+    """As `train_runs`, of one run or of runs whose heads are stacked."""
     seeds = [seeds_of(settings.seed, number) for number in numbers]
     splits = [draw_split(len(pairs), settings.test_split, seed) for seed, _ in seeds]
-    train, test, pcas = _stacked(pairs, splits, reduction)
-    heads = HeadStack([build_head(settings.head, train.left.shape[-1], seed) for _, seed in seeds], train.left.device)
+    train, test, pcas = _stacked(pairs, splits, split_pca)
+    device = train.left.device
+    heads = HeadStack([build_head(settings.head, train.left.shape[-1], seed) for _, seed in seeds], device)
     weights = list(heads.weights.values())
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE) if weights else None
     orders = [np.random.default_rng(seed) for _, seed in seeds]
-    seen: list[tuple[Metrics, Metrics]] = []
-    for _ in range(settings.steps):
-        learned = train_epoch(heads, optimiser, train, settings, tiling, orders)
-        seen.append((learned, evaluate(heads, test, settings, tiling)))
-        on_epoch()
-    frozen = evaluate(nn.Identity(), test, settings, tiling)
-    curves = [_curves([epoch[side] for epoch in seen]) for side in (0, 1)]
-    _check_finite([*curves, _curves([frozen])], settings)
+    recorder = Recorder(numbers, device, watch)
+    with _seeded(seeds[0][1], device):
+        for _ in range(settings.steps):
+            recorder.add(
+                train_epoch(heads, optimiser, train, settings, tiling, orders), evaluate(heads, test, settings, tiling)
+            )
+            on_epoch()
+    recorder.flush()
+    frozen = {name: values.tolist() for name, values in evaluate(nn.Identity(), test, settings, tiling).items()}
+    _check_finite([*recorder.train, *recorder.test, {"Loss": frozen["Loss"]}], settings)
     return [
         Run(
-            train={name: values[run] for name, values in curves[0].items()},
-            test={name: values[run] for name, values in curves[1].items()},
-            frozen={name: values[run].item() for name, values in frozen.items()},
+            train=recorder.train[run],
+            test=recorder.test[run],
+            frozen={name: values[run] for name, values in frozen.items()},
             number=number,
             split=splits[run],
             head=(head := heads.unstacked(run)),
@@ -141,15 +164,23 @@ def train_runs(
     ]
 
 
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let Dropout and the like draw from the seed of the head's weights; torch's own generators stay as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + 1)
+        yield
+
+
 def _stacked(
-    pairs: Pairs, splits: Sequence[Split], reduction: SplitPCA | None
+    pairs: Pairs, splits: Sequence[Split], split_pca: SplitPCA | None
 ) -> tuple[Stack, Stack, list[PCA | None]]:
     """The train and the test pairs of all runs, and the PCA of each; of the test pairs the original view alone."""
     train: list[Pairs] = []
     test: list[Pairs] = []
     pcas: list[PCA | None] = []
     for split in splits:
-        own, pca = reduction(pairs, split.train) if reduction else (pairs, None)
+        own, pca = split_pca(pairs, split.train) if split_pca else (pairs, None)
         train.append(own.subset(split.train))
         test.append(Pairs(own.left[:1], own.right[:1], own.names).subset(split.test))
         pcas.append(pca)
@@ -175,6 +206,7 @@ def train_epoch(
     Returns for each run the loss, averaged over views and pairs, and the original view's metrics, where the gallery of
     a pair is its batch. `orders` draws each run's batches.
     """
+    heads.train(True)
     losses, ranks = [], []
     for batch in _batches(train, settings.batch_size, orders):
         loss, found = _step(heads, optimiser, batch, settings, tiling)
@@ -203,13 +235,13 @@ def _step(
 
     The views go one after the other, so that the activations of one alone are held.
     """
-    seen = []
+    seen, loss = [], find_loss(settings.loss, settings.code)
     if optimiser is not None:
         optimiser.zero_grad()
     for view, (left, right) in enumerate(zip(batch.left, batch.right, strict=True)):
         with torch.set_grad_enabled(optimiser is not None):
             left, right = (_embeddings(heads, side, settings.precision) for side in (left, right))
-            found = contrast(left, right, LOSSES[settings.loss], settings.temperature, tiling, ranked=view == 0)
+            found = contrast(left, right, loss, settings.temperature, tiling, ranked=view == 0)
         if optimiser is not None:
             (found.loss.sum() / len(batch.left)).backward()  # type: ignore[no-untyped-call]
         seen.append(found)
@@ -228,20 +260,16 @@ def _embeddings(heads: HeadStack, side: Tensor, precision: str) -> Tensor:
 @torch.no_grad()
 def evaluate(heads: Callable[[Tensor], Tensor], test: Stack, settings: Settings, tiling: Tiling) -> Metrics:
     """Loss and metrics (R,) of the original view of `test`, whose pairs are each other's gallery; never in bf16."""
+    if isinstance(heads, HeadStack):
+        heads.train(False)
     exact = replace(tiling, factors=None)
     left, right = heads(test.left[0]), heads(test.right[0])
-    found = contrast(left, right, LOSSES[settings.loss], settings.temperature, exact)
+    found = contrast(left, right, find_loss(settings.loss, settings.code), settings.temperature, exact)
     return {"Loss": found.loss, **retrieval_metrics(found.ranks, settings.ks)}
 
 
-def _curves(epochs: Sequence[Metrics]) -> dict[str, list[list[float]]]:
-    """From the metrics (R,) of each epoch a curve for each run; they leave the device together, when all is done."""
-    return {name: torch.stack([epoch[name] for epoch in epochs], dim=1).tolist() for name in epochs[0]}
-
-
-def _check_finite(curves: Sequence[dict[str, list[list[float]]]], settings: Settings) -> None:
-    losses = [value for found in curves for curve in found["Loss"] for value in curve]
-    if not all(map(math.isfinite, losses)):
+def _check_finite(curves: Sequence[Curves], settings: Settings) -> None:
+    if not all(math.isfinite(value) for each in curves for value in each["Loss"]):
         raise InputError(f"the loss is no finite number at -t {settings.temperature:g}; give a smaller temperature")
 
 
@@ -249,8 +277,8 @@ def _unstacked(
     optimiser: torch.optim.Optimizer | None, heads: HeadStack, head: nn.Module, run: int
 ) -> torch.optim.Optimizer | None:
     """An optimiser for the head of one run, as far as that of all has come."""
-    if optimiser is None:
-        return None
+    if optimiser is None or len(heads.heads) == 1:
+        return optimiser
     own = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
     for name, weight in head.named_parameters():
         state = optimiser.state[heads.weights[name]]

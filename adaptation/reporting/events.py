@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from adaptation.trainer import Curves
+from adaptation.curves import Curves
 from common.storage.files import written_whole
 
 VERSION = "brain.Event:2"  # of the format

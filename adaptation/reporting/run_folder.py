@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from adaptation.curves import Curves
 from adaptation.data.pairs import Pairs
 from adaptation.reporting.events import write_events
-from adaptation.trainer import Curves, Run, Scores
+from adaptation.trainer import Run, Scores
 from common.errors import InputError
 from common.storage.files import read_json, sync_folder, written_whole
 from featuresExtractor.pca import save_pca

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -95,3 +97,30 @@ def tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, cublas.allow_tf32 = before
+
+
+class Marks:
+    """Moments in the work of a device, which may be behind the program that gives it: seconds since the epoch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu = device.type == "cuda"
+        if self.gpu:
+            torch.cuda.synchronize(device)
+            self.first = self._event()
+        self.start = time.time()
+
+    def _event(self) -> Any:
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def mark(self) -> Any:
+        """Return a mark for the work that was given until now."""
+        return self._event() if self.gpu else time.time()
+
+    def time(self, mark: Any) -> float:
+        """Return when the work before a mark was done, which this waits for."""
+        if not self.gpu:
+            return float(mark)
+        mark.synchronize()
+        return self.start + float(self.first.elapsed_time(mark)) / 1000

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptation import trainer
+from adaptation.curves import Metrics
 from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import seeds_of
@@ -21,7 +22,7 @@ from adaptation.heads import HeadStack, build_head
 from adaptation.losses import contrast
 from adaptation.ranks import Contrast
 from adaptation.tiled_loss import Tiling
-from adaptation.trainer import Metrics, Run, Scores, Settings, Stack, evaluate, train_epoch, train_runs
+from adaptation.trainer import Run, Scores, Settings, Stack, evaluate, train_epoch, train_runs
 from common.errors import InputError
 
 SETTINGS = Settings(epochs=12, temperature=15.0, test_split=0.25, ks=(1, 3), seed=5)
@@ -103,14 +104,14 @@ def same(one: Run, other: Run) -> bool:
 def test_one_epoch_is_that_of_plain_torch(pairs: Pairs) -> None:
     heads = HeadStack([build_head("original", 8, seed=3)], CPU)
     (weight,) = heads.heads[0].parameters()
-    reference = Reference(weight.detach(), temperature=15.0)
+    reference, before = Reference(weight.detach(), temperature=15.0), weight.detach().clone()
     found = one_epoch(heads, stacked(pairs))
     loss, recall = reference.step(pairs)
     assert found["Loss"].item() == pytest.approx(loss, abs=1e-5)
     assert found["top 1"].item() == pytest.approx(recall)
     (stepped,) = heads.unstacked(0).parameters()
     torch.testing.assert_close(stepped, reference.linear.weight, atol=1e-5, rtol=0)
-    assert not torch.equal(stepped, weight)
+    assert not torch.equal(stepped, before)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 15.0])
@@ -320,10 +321,10 @@ def test_runs_side_by_side_are_those_runs_alone(
     pairs: Pairs, head: str, reduction: SplitPCA | None, batch_size: int | None
 ) -> None:
     settings = replace(SETTINGS, head=head, batch_size=batch_size)
-    together = train_runs(pairs, settings, [3, 1, 2], reduction=reduction)
+    together = train_runs(pairs, settings, [3, 1, 2], split_pca=reduction)
     assert [run.number for run in together] == [3, 1, 2]
     for run in together:
-        alone = train_run(pairs, settings, run.number, reduction=reduction)
+        alone = train_run(pairs, settings, run.number, split_pca=reduction)
         assert_alike(run, alone)
         assert (run.pca is None) == (reduction is None)
         if run.pca is not None:

@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 SETTINGS = Settings(epochs=3, temperature=15.0, seed=5)
 
 
-def train_run(pairs: Pairs, settings: Settings, number: int, reduction: SplitPCA | None = None) -> Run:
-    return train_runs(pairs, settings, [number], reduction=reduction)[0]
+def train_run(pairs: Pairs, settings: Settings, number: int, split_pca: SplitPCA | None = None) -> Run:
+    return train_runs(pairs, settings, [number], split_pca=split_pca)[0]
 
 
 def rows_of(pairs: Pairs, indices: Tensor) -> NDArray[np.float64]:
@@ -74,7 +74,7 @@ def test_what_only_test_pairs_have_is_not_in_a_runs_pca(pairs: Pairs) -> None:
     wide = Pairs(torch.cat([pairs.left, room], -1), torch.cat([pairs.right, room], -1), pairs.names)
     split = train_run(wide, SETTINGS, 1).split
     loud = planted(wide, split.test, direction)
-    run = train_run(loud, SETTINGS, 1, reduction=SplitPCA(4, CPU))
+    run = train_run(loud, SETTINGS, 1, split_pca=SplitPCA(4, CPU))
     assert torch.equal(run.split.test, split.test)
     assert run.pca is not None
     assert np.abs(run.pca.components_ @ direction.numpy()).max() < 1e-9
@@ -84,7 +84,7 @@ def test_what_only_test_pairs_have_is_not_in_a_runs_pca(pairs: Pairs) -> None:
 
 
 def test_a_run_is_that_of_features_that_were_reduced_before(pairs: Pairs) -> None:
-    run = train_run(pairs, SETTINGS, 2, reduction=SplitPCA(4, CPU))
+    run = train_run(pairs, SETTINGS, 2, split_pca=SplitPCA(4, CPU))
     reduced, _ = SplitPCA(4, CPU)(pairs, run.split.train)
     other = train_run(reduced, SETTINGS, 2)
     assert (run.train, run.test, run.frozen) == (other.train, other.test, other.frozen)
@@ -97,7 +97,7 @@ def test_a_run_is_that_of_features_that_were_reduced_before(pairs: Pairs) -> Non
 
 
 def test_each_run_has_a_pca_of_its_own(pairs: Pairs) -> None:
-    one, other = (train_run(pairs, SETTINGS, number, reduction=SplitPCA(2, CPU)).pca for number in (1, 2))
+    one, other = (train_run(pairs, SETTINGS, number, split_pca=SplitPCA(2, CPU)).pca for number in (1, 2))
     assert one is not None
     assert other is not None
     assert not np.allclose(one.mean_, other.mean_)
@@ -133,5 +133,5 @@ def test_as_many_components_as_there_are_vectors_or_numbers(
 
 
 def test_the_dummy_shows_the_reduced_features(pairs: Pairs) -> None:
-    run = train_run(pairs, replace(SETTINGS, head="dummy"), 1, reduction=SplitPCA(3, CPU))
+    run = train_run(pairs, replace(SETTINGS, head="dummy"), 1, split_pca=SplitPCA(3, CPU))
     assert {name: curve[-1] for name, curve in run.test.items()} == run.frozen
