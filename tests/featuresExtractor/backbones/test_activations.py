@@ -399,7 +399,12 @@ def test_features_are_those_that_the_library_gives(
         assert (truth[0] - truth[1]).abs().max() > 1e-4 * truth.abs().max()  # or one image could pass for the other
 
 
-@pytest.mark.parametrize("reduce", [raw, pooled])
+def first_place(activation: Tensor) -> Tensor:
+    """Pooled by a function that returns a part of what it was given."""
+    return pooled(activation, pool=lambda maps: maps[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("reduce", [raw, pooled, first_place])
 def test_what_follows_in_place_does_not_change_what_was_tapped(reduce: Reduce) -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 6, 8), nn.ReLU(inplace=True))
     with torch.inference_mode():
