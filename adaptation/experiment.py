@@ -17,9 +17,11 @@ from adaptation import trainer
 from adaptation.data.pairs import Pairs
 from adaptation.data.sources import TRAINING_PAIRS, read_settings
 from adaptation.memory import Layout
+from adaptation.metrics import METRICS
 from adaptation.plan import FeatureSet, Setup, Work
 from adaptation.reporting import plots, run_folder
 from adaptation.reporting.comparison import Entry, compare
+from adaptation.reporting.events import EventsFile
 from adaptation.reporting.report import report_files, write_report
 from adaptation.reporting.statistics import summary
 from adaptation.reporting.tables import Conditions
@@ -89,17 +91,38 @@ def _train_some(
     work: Work, features: FeatureSet, pairs: Pairs, numbers: Sequence[int], layout: Layout, bar: Bar
 ) -> dict[int, Scores]:
     """Train and write the runs of these numbers; their heads, which are large, end here."""
-    setup, on_epoch = work.setup, partial(bar.update, len(numbers))
+    setup, folder, on_epoch = work.setup, work.staging.inside(features.folder), partial(bar.update, len(numbers))
+    events = {number: _events(work, features, number) for number in numbers}
     try:
-        finished = trainer.train_runs(pairs, setup.settings, numbers, on_epoch, setup.split_pca, layout.tiling)
+        finished = trainer.train_runs(
+            pairs,
+            setup.settings,
+            numbers,
+            on_epoch,
+            setup.split_pca,
+            layout.tiling,
+            lambda progress: events[progress.run].add(progress),
+        )
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
         ) from error
     for each in finished:
-        run_folder.write_run(work.staging.inside(features.folder), each, pairs, setup.settings.head)
+        events[each.number].end()
+        run_folder.write_run(folder, each, pairs, setup.settings.head)
         work.staging.add(work.key(features, each.number), {})
     return {each.number: each.scores() for each in finished}
+
+
+def _events(work: Work, features: FeatureSet, number: int) -> EventsFile:
+    """The events of a run, with its settings in the HPARAMS tab."""
+    settings = work.setup.settings
+    events = EventsFile(work.staging.inside(features.folder) / f"run{number}")
+    names = [name.format(k=k) for name in METRICS for k in (settings.ks if "{k}" in name else (0,))]
+    events.begin(
+        {"features": features.source.label, "run": number, **settings.record()}, [f"Test/{name}" for name in names]
+    )
+    return events
 
 
 def _shown(numbers: Sequence[int]) -> str:
@@ -118,6 +141,7 @@ def summarise(work: Work, scores: Sequence[Sequence[Scores]]) -> list[dict[str, 
 def _summarise_set(work: Work, features: FeatureSet, runs: Sequence[Scores]) -> dict[str, Any]:
     folder, setup = work.staging.inside(features.folder), work.setup
     run_folder.write_average(folder, runs)
+    run_folder.write_frozen(folder, runs, setup.settings.steps)
     plots.write_curves(folder, runs, setup.settings.ks)
     record = _record(work, features=_features_record(features, setup), plan=work.plan)
     run_folder.write_summary(folder, record | {"metrics": summary(runs)})

@@ -21,7 +21,7 @@ DEPTH = 2  # folders below the given one: a model's name may have a slash in it
 ALL_IMAGES, TRAINING_PAIRS, NONE, UNKNOWN = "all images", "training pairs", "none", "unknown"
 """What a PCA was fitted on: by `extract.py`, or by each run; without one; without a `.json` that would tell."""
 LONGEST = 60  # characters of a model's name that are kept
-RESERVED = re.compile(r"run\d+|avg|(summary|curves|comparison)\..*", re.IGNORECASE)
+RESERVED = re.compile(r"run\d+|avg|frozen|(summary|curves|comparison)\..*", re.IGNORECASE)
 """What a folder of runs, or a comparison, calls its own parts."""
 
 

@@ -1,8 +1,9 @@
 """The run folder: TensorBoard, logs as CSV, checkpoints, splits, the summary and a plot of the curves.
 
-run1/ .. runN/   TensorBoard events, train.csv, val.csv, frozen.csv, split.csv, checkpoint.pt (tensors alone), and with
-                 a PCA of the run's own pca.skops
+run1/ .. runN/   TensorBoard events (which grow while it trains), train.csv, val.csv, frozen.csv, split.csv,
+                 checkpoint.pt (tensors alone), and with a PCA of the run's own pca.skops
 avg/             TensorBoard events and logs of the runs' mean, with the standard deviation in the logs
+frozen/          TensorBoard events of the frozen features: constant curves
 summary.json     each test metric: last epoch, best epoch, frozen features
 curves.png       aR@k over the epochs, train and test, beside the frozen features
 .unfinished/     all of these, until they are whole
@@ -24,14 +25,14 @@ import torch
 
 from adaptation.curves import Curves
 from adaptation.data.pairs import Pairs
-from adaptation.reporting.events import write_events
+from adaptation.reporting.events import PATTERN, write_events
 from adaptation.trainer import Run, Scores
 from common.errors import InputError
 from common.storage.files import read_json, sync_folder, written_whole
 from featuresExtractor.pca import save_pca
 
 OWN_FILES = ("summary.json", "curves.png")
-OWN_FOLDERS = re.compile(r"run\d+|avg")
+OWN_FOLDERS = re.compile(r"run\d+|avg|frozen")
 OWN_CONTENTS = re.compile(r"(checkpoint|train|val|frozen|split|pca)\.(pt|csv|skops)|events\.out\.tfevents\..*")
 COMPARISON = "comparison.json"  # where several models are compared
 
@@ -71,9 +72,10 @@ def _is_run(path: Path) -> bool:
 def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
     """Write `run<number>/`."""
     target = folder / f"run{run.number}"
-    for path in target.iterdir() if target.exists() else ():  # what an interrupted call left
-        path.unlink()
-    write_events(target, {"Train": run.train, "Test": run.test})
+    target.mkdir(parents=True, exist_ok=True)
+    for path in target.iterdir():  # what an interrupted call left, but for the curves, which it may continue
+        if not path.match(PATTERN):
+            path.unlink()
     _write_csv(target / "train.csv", _log(run.train))
     _write_csv(target / "val.csv", _log(run.test))
     _write_csv(target / "frozen.csv", [list(run.frozen), list(run.frozen.values())])
@@ -160,6 +162,16 @@ def write_average(folder: Path, runs: Sequence[Scores]) -> None:
             sds = {f"{metric} sd": array.std(0, ddof=1).tolist() for metric, array in values.items()}
         _write_csv(target / file, _log(means[name] | (sds if len(runs) > 1 else {})))
     write_events(target, means)
+
+
+def write_frozen(folder: Path, runs: Sequence[Scores], epochs: int) -> None:
+    """Write `frozen/`: TensorBoard events of the frozen features, the mean of the runs, as constant curves."""
+    target = folder / "frozen"
+    if target.exists():
+        shutil.rmtree(target)
+    steps = sorted({1, epochs})
+    means = {name: [float(np.mean([run.frozen[name] for run in runs]))] * len(steps) for name in runs[0].frozen}
+    write_events(target, {"Test": means, "Avg_Test": means}, steps)
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

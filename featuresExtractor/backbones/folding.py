@@ -27,16 +27,16 @@ def fold_batch_norms(network: nn.Module, run: Callable[[], Sequence[Tensor]], ke
     """
     with _watched(network) as followers:
         before = [output.clone() for output in run()]
-    found = {one: norm for one, norm in followers.items() if norm is not None and one not in keep}
-    modules = {path: network.get_submodule(path) for pair in found.items() for path in pair}
-    for convolution, norm in found.items():
+    pairs = {path: norm for path, norm in followers.items() if norm is not None and path not in keep}
+    modules = {path: network.get_submodule(path) for pair in pairs.items() for path in pair}
+    for convolution, norm in pairs.items():
         network.set_submodule(convolution, _folded(modules[convolution], modules[norm]))
         network.set_submodule(norm, nn.Sequential(OrderedDict(modules[norm].named_children())))  # such as an activation
-    if found and not _same(before, run):
+    if pairs and not _same(before, run):
         for path, module in modules.items():
             network.set_submodule(path, module)
         return 0
-    return len(found)
+    return len(pairs)
 
 
 @contextmanager
@@ -96,4 +96,4 @@ def _same(before: Sequence[Tensor], run: Callable[[], Sequence[Tensor]]) -> bool
         now = run()
     except (AttributeError, KeyError, RuntimeError, TypeError):
         return False
-    return all(float((one - other).norm()) <= SAME * float(one.norm()) for one, other in zip(before, now, strict=True))
+    return all(float((old - new).norm()) <= SAME * float(old.norm()) for old, new in zip(before, now, strict=True))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import InputError, OutOfMemory
 from common.machine.device import TYPES, empty_cache, float64_device, free_memory, tf32
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Features = NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
 
 CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
 UNTRIED = ("mps",)  # devices that nobody has tried these networks on: each is compared with the CPU first
@@ -39,8 +40,8 @@ class Drift:
     mean: float
 
     def __str__(self) -> str:
-        told = f"lowest {self.lowest:.6f}, mean {self.mean:.6f}"
-        return f"{self.precision} beside fp32, cosine of the first {self.images:,} images' features: {told}"
+        cosines = f"lowest {self.lowest:.6f}, mean {self.mean:.6f}"
+        return f"{self.precision} beside fp32, cosine of the first {self.images:,} images' features: {cosines}"
 
 
 class Forward:
@@ -118,7 +119,7 @@ class Forward:
 
     def _compare(self, pixels: Tensor) -> None:
         """InputError where this device gives images other features than the CPU."""
-        found, device = self._all(pixels), self.device
+        features, device = self._all(pixels), self.device
         try:
             self.device = torch.device("cpu")
             self.backbone.to(self.device)
@@ -126,7 +127,7 @@ class Forward:
         finally:
             self.device = device
             self.backbone.to(self.device)
-        check_same(expected, found)
+        check_same(expected, features)
 
     def nothing(self) -> list[Features]:
         """What no images give."""
@@ -192,7 +193,7 @@ class Forward:
             raise OutOfMemory(NO_ROOM)
         self.batch //= 2
         empty_cache()
-        tqdm.write(f"the memory is full: going on with {self.batch} images at a time", file=sys.stderr)
+        logger.warning(f"the memory is full: going on with {self.batch} images at a time")
 
 
 def _first_line(error: Exception) -> str:
@@ -205,9 +206,9 @@ def _noise(size: int) -> Tensor:
     return torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-def check_same(expected: list[Features], found: list[Features]) -> None:
+def check_same(expected: list[Features], features: list[Features]) -> None:
     """InputError where features of a device are not those of the CPU, both (views, n, ...) for each output."""
-    drift = _drift("fp32", expected, found)
+    drift = _drift("fp32", expected, features)
     if not drift.lowest >= CLOSE:
         raise InputError(
             f"this GPU gives other features than the CPU: cosines of the first {drift.images:,} images down to "
@@ -217,13 +218,15 @@ def check_same(expected: list[Features], found: list[Features]) -> None:
 
 def _drift(precision: str, exact: list[Features], outputs: list[Features]) -> Drift:
     """The cosines between two sets of features, each (views, n, ...)."""
-    cosines = [_cosines(one, other) for one, other in zip(exact, outputs, strict=True)]
+    cosines = [_cosines(a, b) for a, b in zip(exact, outputs, strict=True)]
     return Drift(precision, exact[0].shape[1], float(np.min(cosines)), float(np.mean(cosines)))
 
 
-def _cosines(one: Features, other: Features) -> NDArray[np.float64]:
+def _cosines(exact: Features, output: Features) -> NDArray[np.float64]:
     """Of each image's features in one view: (views * n,)."""
-    a, b = (features.reshape(features.shape[0] * features.shape[1], -1).astype(np.float64) for features in (one, other))
+    a, b = (
+        features.reshape(features.shape[0] * features.shape[1], -1).astype(np.float64) for features in (exact, output)
+    )
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines: NDArray[np.float64] = (a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
     return cosines

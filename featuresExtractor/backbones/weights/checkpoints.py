@@ -59,10 +59,10 @@ def read_state_dicts(path: str | os.PathLike[str]) -> dict[str, Tensors]:
             f"{path}: not a safetensors file or a plain state dict ({type(error).__name__}); a TorchScript archive "
             f"must be saved again as a state dict: {SAVE}"
         ) from error
-    found = {name: _renamed(tensors, path) for name, tensors in _state_dicts(content, "", set()) if tensors}
-    if not found and not (isinstance(content, Mapping) and len(content) == 0):
+    state_dicts = {name: _renamed(tensors, path) for name, tensors in _state_dicts(content, "", set()) if tensors}
+    if not state_dicts and not (isinstance(content, Mapping) and len(content) == 0):
         raise InputError(f"{path}: holds {_kind(content)}, not a state dict of tensors{_way_out(content)}")
-    return dict(sorted(found.items(), key=lambda item: rank(item[0]))) or {"": {}}
+    return dict(sorted(state_dicts.items(), key=lambda item: rank(item[0]))) or {"": {}}
 
 
 def rank(name: str) -> tuple[int, ...]:

@@ -40,8 +40,8 @@ def download(url: str, path: str | os.PathLike[str]) -> None:
                 bar.update(len(chunk))
         if length and count != length:
             raise Damaged(f"it ended after {count:,} of {length:,} bytes")
-        if (told := named_hash(Path(url))) and not digest.hexdigest().startswith(told):
-            raise Damaged(f"its SHA-256 begins with {digest.hexdigest()[: len(told)]}, not {told}")
+        if (named := named_hash(Path(url))) and not digest.hexdigest().startswith(named):
+            raise Damaged(f"its SHA-256 begins with {digest.hexdigest()[: len(named)]}, not {named}")
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def named_hash(path: str | os.PathLike[str]) -> str | None:
     """Return the SHA-256, or its start, that a file's source publishes with it: in the file's name, or in the name
     under which the hub's cache keeps it. None where there is none."""
     path = Path(path)
-    if found := HASH.search(path.name):
-        return found[1]
+    if match := HASH.search(path.name):
+        return match[1]
     blob = path.resolve().name if path.is_symlink() else ""
     return blob if BLOB.fullmatch(blob) else None
 
@@ -71,10 +71,10 @@ def named_hash(path: str | os.PathLike[str]) -> str | None:
 def check_fetched(path: str | os.PathLike[str], sha256: str) -> None:
     """Raise InputError for a fetched file that is no longer what its source published."""
     path = Path(path)
-    told = named_hash(path)
-    if told and not sha256.startswith(told):
+    named = named_hash(path)
+    if named and not sha256.startswith(named):
         raise InputError(
-            f"{path.resolve()}: damaged: its SHA-256 begins with {sha256[:8]}, its source says {told[:8]}; remove it, "
+            f"{path.resolve()}: damaged: its SHA-256 begins with {sha256[:8]}, its source says {named[:8]}; remove it, "
             "and it is fetched again (of a package: install that again)"
         )
 

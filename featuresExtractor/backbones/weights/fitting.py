@@ -81,16 +81,16 @@ class Fit:
     fixed: Tensors
 
 
-def fit(found: Mapping[str, Tensors], network: nn.Module, needed: Needs, path: Path) -> Fit:
-    """Return what of the state dicts `found` in `path` a network takes; `network` may be a skeleton.
+def fit(state_dicts: Mapping[str, Tensors], network: nn.Module, needed: Needs, path: Path) -> Fit:
+    """Return what of the state dicts in `path` a network takes; `network` may be a skeleton.
 
     What `needed` names must be there with its shape, and nothing else within the modules that are computed with;
     InputError names what is not so. What comes behind is taken where it fits, and ignored where not.
     """
     wanted = network.state_dict()
-    found = {name: _first_port(tensors, wanted) for name, tensors in found.items()}
-    place, others = _place(found, wanted, needed, path)
-    tensors = found[place.state_dict]
+    state_dicts = {name: _first_port(tensors, wanted) for name, tensors in state_dicts.items()}
+    place, others = _place(state_dicts, wanted, needed, path)
+    tensors = state_dicts[place.state_dict]
     given = {name[len(place.prefix) :]: value for name, value in tensors.items() if name.startswith(place.prefix)}
     fixed = _fixed(given, wanted, network)
     misfits = [name for name, value in given.items() if name in wanted and not _is_like(value, wanted[name])]
@@ -145,10 +145,10 @@ def _check(
 
 def _shapes(name: str, given: Tensors, wanted: Mapping[str, Tensor], more: int) -> str:
     """`NAME is (7,), expected (1000,)`, with the types where these are what differs."""
-    found, own = given[name], wanted[name]
-    shapes = [f"{tuple(value.shape)}" for value in (found, own)]
-    if found.shape == own.shape:
-        shapes = [f"{value.dtype}".removeprefix("torch.") for value in (found, own)]
+    tensor, own = given[name], wanted[name]
+    shapes = [f"{tuple(value.shape)}" for value in (tensor, own)]
+    if tensor.shape == own.shape:
+        shapes = [f"{value.dtype}".removeprefix("torch.") for value in (tensor, own)]
     return f"{name} is {shapes[0]}, expected {shapes[1]}" + (f" (and {more:,} more)" if more else "")
 
 
@@ -156,16 +156,16 @@ def _shapes(name: str, given: Tensors, wanted: Mapping[str, Tensor], more: int) 
 
 
 def _place(
-    found: Mapping[str, Tensors], wanted: Mapping[str, Tensor], needed: Needs, path: Path
+    state_dicts: Mapping[str, Tensors], wanted: Mapping[str, Tensor], needed: Needs, path: Path
 ) -> tuple[Place, tuple[Place, ...]]:
     """The first place, in the documented order, that has all that is needed, and the others that have it too; where
     there is none, that which has most of it."""
-    places = [place for name, tensors in found.items() for place in _places(name, tensors, needed)]
+    places = [place for name, tensors in state_dicts.items() for place in _places(name, tensors, needed)]
     whole = [place for place in places if place.hits == len(needed.tensors)]
     if not whole:
-        return max(places, key=lambda place: place.hits, default=Place(next(iter(found)), "")), ()
+        return max(places, key=lambda place: place.hits, default=Place(next(iter(state_dicts)), "")), ()
     place, *others = sorted(whole, key=lambda place: (place.rank, place))
-    _check_alone(place, found[place.state_dict], wanted, needed, path)
+    _check_alone(place, state_dicts[place.state_dict], wanted, needed, path)
     if others and others[0].rank == place.rank:
         names = listed([str(place), *map(str, others)], 5)
         raise InputError(f"{path}: holds this network more than once, under {names}; keep one of them in the file")
@@ -230,7 +230,7 @@ def _first_port(tensors: Tensors, wanted: Iterable[str]) -> Tensors:
     if not any(PORT.search(name) for name in tensors) or "conv_stem.weight" not in wanted:
         return tensors
     modules = _ported(wanted)
-    return {PORT.sub(lambda found: _renamed(found[1], modules), name): value for name, value in tensors.items()}
+    return {PORT.sub(lambda match: _renamed(match[1], modules), name): value for name, value in tensors.items()}
 
 
 def _renamed(name: str, modules: Mapping[str, str]) -> str:

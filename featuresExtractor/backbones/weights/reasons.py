@@ -43,12 +43,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     waiting = [error]
     while waiting:
-        if (one := waiting.pop(0)) is None or id(one) in seen:
+        if (item := waiting.pop(0)) is None or id(item) in seen:
             continue
-        seen.add(id(one))
-        yield one
-        wrapped = [value for value in (*one.args, getattr(one, "reason", None)) if isinstance(value, BaseException)]
-        waiting += [one.__cause__, None if one.__suppress_context__ else one.__context__, *wrapped]
+        seen.add(id(item))
+        yield item
+        wrapped = [value for value in (*item.args, getattr(item, "reason", None)) if isinstance(value, BaseException)]
+        waiting += [item.__cause__, None if item.__suppress_context__ else item.__context__, *wrapped]
 
 
 def _names(error: BaseException) -> set[str]:
@@ -73,8 +73,8 @@ def _answer(errors: list[BaseException], source: str) -> str | None:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status of an answer that was turned into an error: by urllib, or by the clients of the hub."""
-    found = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
-    return found if isinstance(found, int) and found >= 400 else None
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+    return status if isinstance(status, int) and status >= 400 else None
 
 
 def _connection(errors: list[BaseException], source: str) -> str | None:

@@ -14,8 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from adaptation.curves import Progress
 from adaptation.data.pairs import Pairs
 from adaptation.reporting import run_folder as results
+from adaptation.reporting.events import EventsFile
 from adaptation.trainer import Run, Scores, Settings, train_runs
 from common.errors import InputError
 from common.storage.files import written_whole
@@ -115,9 +117,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_a_run_has_its_files(tmp_path: Path, pairs: Pairs, run: Run) -> None:
     results.write_run(tmp_path, run, pairs, "original")
     found = {path.name for path in (tmp_path / "run2").iterdir()}
-    (events,) = found - {"checkpoint.pt", "split.csv", "train.csv", "val.csv", "frozen.csv"}
-    assert events.startswith("events.out.tfevents.")
-    assert len(found) == 6
+    assert found == {"checkpoint.pt", "split.csv", "train.csv", "val.csv", "frozen.csv"}
     assert [path.name for path in tmp_path.iterdir()] == ["run2"]
 
 
@@ -236,14 +236,12 @@ def test_where_there_is_no_run_there_are_no_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("prefix", "file"), [("Train", "train.csv"), ("Test", "val.csv")])
-def test_events_and_logs_hold_the_curves(tmp_path: Path, pairs: Pairs, run: Run, prefix: str, file: str) -> None:
+def test_logs_hold_the_curves(tmp_path: Path, pairs: Pairs, run: Run, prefix: str, file: str) -> None:
     results.write_run(tmp_path, run, pairs, "original")
     curves = run.train if prefix == "Train" else run.test
     logged = columns(tmp_path / "run2" / file)
     assert logged.pop("epoch") == ["1", "2", "3"]
     assert {name: [float(value) for value in column] for name, column in logged.items()} == curves
-    events = {tag: points for tag, points in scalars(tmp_path / "run2").items() if tag.startswith(f"{prefix}/")}
-    assert events == {f"{prefix}/{name}": list(enumerate(curve, 1)) for name, curve in curves.items()}
 
 
 def test_the_split_names_every_pair_and_its_set(tmp_path: Path, pairs: Pairs, run: Run) -> None:
@@ -318,6 +316,24 @@ def test_the_average_is_that_of_the_runs_at_each_epoch(tmp_path: Path) -> None:
     # of two numbers the deviation (n - 1) is their distance by the root of two
     assert [float(value) for value in trained["top 1 sd"]] == pytest.approx([0.25 / 2**0.5, 0.5 / 2**0.5])
     assert [float(value) for value in tested["top 1 sd"]] == pytest.approx([1 / 2**0.5, 0.25 / 2**0.5])
+
+
+def test_frozen_features_are_constant_curves_of_the_same_tags(tmp_path: Path) -> None:
+    runs = [Scores(frozen={"top 1": share}) for share in (0.25, 0.75)]
+    for _ in range(2):
+        results.write_frozen(tmp_path, runs, 150)
+    constant = [(1, 0.5), (150, 0.5)]
+    assert scalars(tmp_path / "frozen") == {"Test/top 1": constant, "Avg_Test/top 1": constant}
+    assert len(list((tmp_path / "frozen").iterdir())) == 1
+
+
+def test_curves_of_a_run_that_was_cut_short_stay(tmp_path: Path, pairs: Pairs, run: Run) -> None:
+    epochs = len(run.train["Loss"])
+    EventsFile(tmp_path / "run2").add(Progress(2, 1, run.train, run.test, [0.0] * epochs))
+    before = scalars(tmp_path / "run2")
+    results.write_run(tmp_path, run, pairs, "original")
+    assert scalars(tmp_path / "run2") == before
+    assert len(before["Train/Loss"]) == epochs
 
 
 def test_one_run_is_its_own_average_and_has_no_deviation(tmp_path: Path) -> None:
