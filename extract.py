@@ -319,17 +319,17 @@ def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Backbo
     from featuresExtractor.models import as_in_the_paper
 
     patterns = [pattern.strip() for pattern in args.layers.split(",")] if args.layers else []
-    found, failed = [], {}
+    backbones, failed = [], {}
     for name in [named(name).name for name in names]:
         try:
             model = resolve(name, patterns, args.tokens)
             model = at_revision(model, args.revision) if args.revision else model
-            found.append(as_in_the_paper(model) if args.preprocess == "paper" else model)
+            backbones.append(as_in_the_paper(model) if args.preprocess == "paper" else model)
         except InputError as error:
             if len(names) == 1:
                 raise
             failed[name] = str(error).removeprefix(f"{name}: ")
-    return found, failed
+    return backbones, failed
 
 
 def _tell(failed: Mapping[str, str], count: int) -> int:

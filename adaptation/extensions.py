@@ -42,10 +42,10 @@ def find(name: str, table: Mapping[str, Any], what: str) -> Callable[..., Any]:
     if not path.endswith(SUFFIX):
         message = f"unknown {what} '{printable(name)}'{nearest(name, list(table))}"
         raise InputError(f"{message} allowed are {', '.join(table)}, and one of your own: FILE.py:NAME")
-    found = getattr(_module(path, _read(path)), attribute, None)
-    if not callable(found):
+    member = getattr(_module(path, _read(path)), attribute, None)
+    if not callable(member):
         raise InputError(f"{printable(name)}: there is no class or function '{attribute}' in this file")
-    return found  # type: ignore[no-any-return]
+    return member  # type: ignore[no-any-return]
 
 
 def digest(name: str) -> str | None:

@@ -152,12 +152,12 @@ def _check_reducible(features: FeatureSet, setup: Setup) -> None:
 
 def _layout(features: FeatureSet, setup: Setup) -> Layout:
     """How the runs of a set share the memory; InputError when there is too little for one."""
-    found, settings = features.survey, setup.settings
-    width, trained = setup.split_pca.components if setup.split_pca else found.width, len(found.names) - setup.tested
+    survey, settings = features.survey, setup.settings
+    width, trained = setup.split_pca.components if setup.split_pca else survey.width, len(survey.names) - setup.tested
     batch = min(settings.batch_size or trained, trained)
     sizes = head_sizes(settings.head, width)
     tiles = settings.loss == "contrastive"
-    size = Size(found.views, trained, setup.tested, batch, width, *sizes, tiles)
+    size = Size(survey.views, trained, setup.tested, batch, width, *sizes, tiles)
     return lay_out(size, setup.runs, setup.device, setup.memory, settings.precision == "bf16")
 
 

@@ -209,9 +209,9 @@ def train_epoch(
     heads.train(True)
     losses, ranks = [], []
     for batch in _batches(train, settings.batch_size, orders):
-        loss, found = _step(heads, optimiser, batch, settings, tiling)
+        loss, ranked = _step(heads, optimiser, batch, settings, tiling)
         losses.append(loss * (len(batch) / len(train)))
-        ranks.append(found)
+        ranks.append(ranked)
     directions = [torch.cat(parts, dim=-1) for parts in zip(*ranks, strict=True)]
     return {"Loss": torch.stack(losses).sum(0), **retrieval_metrics(directions, settings.ks)}
 
@@ -241,13 +241,13 @@ def _step(
     for view, (left, right) in enumerate(zip(batch.left, batch.right, strict=True)):
         with torch.set_grad_enabled(optimiser is not None):
             left, right = (_embeddings(heads, side, settings.precision) for side in (left, right))
-            found = contrast(left, right, loss, settings.temperature, tiling, ranked=view == 0)
+            contrasted = contrast(left, right, loss, settings.temperature, tiling, ranked=view == 0)
         if optimiser is not None:
-            (found.loss.sum() / len(batch.left)).backward()  # type: ignore[no-untyped-call]
-        seen.append(found)
+            (contrasted.loss.sum() / len(batch.left)).backward()  # type: ignore[no-untyped-call]
+        seen.append(contrasted)
     if optimiser is not None:
         optimiser.step()
-    return torch.stack([found.loss.detach() for found in seen]).mean(0), seen[0].ranks
+    return torch.stack([each.loss.detach() for each in seen]).mean(0), seen[0].ranks
 
 
 def _embeddings(heads: HeadStack, side: Tensor, precision: str) -> Tensor:
@@ -264,8 +264,8 @@ def evaluate(heads: Callable[[Tensor], Tensor], test: Stack, settings: Settings,
         heads.train(False)
     exact = replace(tiling, factors=None)
     left, right = heads(test.left[0]), heads(test.right[0])
-    found = contrast(left, right, find_loss(settings.loss, settings.code), settings.temperature, exact)
-    return {"Loss": found.loss, **retrieval_metrics(found.ranks, settings.ks)}
+    contrasted = contrast(left, right, find_loss(settings.loss, settings.code), settings.temperature, exact)
+    return {"Loss": contrasted.loss, **retrieval_metrics(contrasted.ranks, settings.ks)}
 
 
 def _check_finite(curves: Sequence[Curves], settings: Settings) -> None:

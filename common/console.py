@@ -150,8 +150,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     either.add_argument("--cpu", dest="gpu", action="store_false", help="use the CPU")
 
 
-def add_precision(parser: argparse.ArgumentParser, allowed: Sequence[str], told: str) -> None:
+def add_precision(parser: argparse.ArgumentParser, allowed: Sequence[str], note: str) -> None:
     """`--precision`, one of those `allowed`."""
     parser.add_argument(
-        "--precision", choices=allowed, default="fp32", help=f"arithmetic (default fp32, as in the paper); {told}"
+        "--precision", choices=allowed, default="fp32", help=f"arithmetic (default fp32, as in the paper); {note}"
     )

@@ -51,26 +51,26 @@ def is_whole(path: Path, record: Mapping[str, Any]) -> bool:
 def check_whole(path: Path, record: Mapping[str, Any]) -> str:
     """The SHA-256 of a file; InputError when the `.json` beside it (`record`) names another one."""
     try:
-        found, told = sha256(path), record.get("sha256")
+        actual, recorded = sha256(path), record.get("sha256")
     except OSError as error:
         raise InputError(f"{path}: no features file could be read here ({error.strerror})") from error
-    if told not in (None, found):  # files of before had none
+    if recorded not in (None, actual):  # older files had none
         raise InputError(
-            f"{path}: was changed or damaged since it was written (its SHA-256 begins with {found[:8]}, and its .json "
-            f"says {str(told)[:8]}); get it again, or extract it again with --overwrite"
+            f"{path}: was changed or damaged since it was written (its SHA-256 begins with {actual[:8]}, and its .json "
+            f"says {str(recorded)[:8]}); get it again, or extract it again with --overwrite"
         )
-    return found
+    return actual
 
 
 def package_versions() -> dict[str, str]:
     """The versions that numbers depend on, of the packages that are installed."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

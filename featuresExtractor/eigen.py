@@ -27,10 +27,10 @@ SMALLEST = 1e-14  # of the largest eigenvalue: what is below is rounding
 def leading_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest eigenvalues (count,), falling, and their vectors (D, count), of a symmetric positive
     semidefinite matrix (D, D) in float64."""
-    found = None
+    pairs = None
     if WORTH * (count + EXTRA) <= len(matrix):
-        found = filtered_subspace(matrix, count)
-    return found or full_decomposition(matrix, count)
+        pairs = filtered_subspace(matrix, count)
+    return pairs or full_decomposition(matrix, count)
 
 
 def full_decomposition(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -82,10 +82,10 @@ def _resize_as_tensor(rgb: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _between(first: NDArray[Any], second: NDArray[Any], share: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return `first` where `share` is 0, `second` where it is 1."""
     start = first.astype(np.float32)
-    found: NDArray[np.float32] = second - start
-    found *= share
-    found += start
-    return found
+    mixed: NDArray[np.float32] = second - start
+    mixed *= share
+    mixed += start
+    return mixed
 
 
 def _neighbours(side: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:

@@ -55,7 +55,7 @@ def load_pairs(path: str | os.PathLike[str], subset: str | os.PathLike[str] | No
     """Reads a features file; with `subset` only the pairs that a CSV names. InputError where none can be trained on, or
     where the file is not the one that the `.json` beside it tells of.
 
-    Names of the CSV that the file does not have are an InputError too, or with `skip` left out and told on stderr.
+    Names of the CSV that the file does not have are an InputError too, or with `skip` left out and message on stderr.
     """
     path = Path(path)
     check_whole(path, read_record(path))
@@ -72,11 +72,11 @@ def _chosen(names: list[tuple[str, str]], path: Path, subset: Path, skip: bool) 
     for note in choice.notes:
         logger.warning(printable(note))
     if choice.missing:
-        told = f"{subset}: {len(choice.missing):,} of its names are not in {printable(str(path))}"
+        message = f"{subset}: {len(choice.missing):,} of its names are not in {printable(str(path))}"
         listing = f"{listed(choice.missing)} ({choice.reason})"
         if not skip:
-            raise InputError(f"{told}: {listing}; --on-error skip leaves them out")
-        logger.warning(f"{told} and are left out: {listing}")
+            raise InputError(f"{message}: {listing}; --on-error skip leaves them out")
+        logger.warning(f"{message} and are left out: {listing}")
     return choice.indices
 
 

@@ -42,8 +42,8 @@ class Source:
     @property
     def protocol(self) -> str:
         """What `extract.py` fitted a PCA on."""
-        facts = read_record(self.path)
-        return ALL_IMAGES if "pca" in facts else NONE if facts else UNKNOWN
+        record = read_record(self.path)
+        return ALL_IMAGES if "pca" in record else NONE if record else UNKNOWN
 
 
 def find_sources(given: Sequence[Path], reduced: bool = True, components: int | None = None) -> list[Source]:
@@ -53,12 +53,14 @@ def find_sources(given: Sequence[Path], reduced: bool = True, components: int | 
     chooses among several reduced ones. InputError where a folder holds no such file, or several and none is chosen, or
     where `components` has nothing to choose from.
     """
-    if reduced and components and not any(one.is_dir() for one in given):
+    if reduced and components and not any(path.is_dir() for path in given):
         raise InputError(
             f"--components {components}: chooses a file of a folder, and no folder is given; with --pca-fit train it "
             "is the components of each run's PCA"
         )
-    paths = [path for one in given for path in (_in_folder(one, reduced, components) if one.is_dir() else [one])]
+    paths = [
+        path for start in given for path in (_in_folder(start, reduced, components) if start.is_dir() else [start])
+    ]
     distinct = {path.resolve(): path for path in reversed(paths)}
     return sorted(label_sources(list(distinct.values())), key=lambda source: source.label)
 
@@ -77,8 +79,8 @@ def paired_source(given: Sequence[Path]) -> list[Source]:
 
 def _in_folder(folder: Path, reduced: bool, components: int | None) -> list[Path]:
     """The file of each model's folder in `folder`, which may be one itself."""
-    if found := [_of_model(path, reduced, components) for path in _model_folders(folder, DEPTH)]:
-        return found
+    if files := [_of_model(path, reduced, components) for path in _model_folders(folder, DEPTH)]:
+        return files
     raise InputError(
         f"{_shown(folder)}: no features files here; extract.py -p adapt or adapt-pca N makes <model>/{FEATURES} "
         "(a file of -p pca N must be given itself)"
@@ -117,8 +119,8 @@ def _is_reduced(path: Path) -> bool:
 
 def _number(path: Path) -> tuple[int, str]:
     """The components in a file's name, to sort by."""
-    found = COMPONENTS.search(path.name)
-    return int(found[1]) if found else 0, path.name
+    match = COMPONENTS.search(path.name)
+    return int(match[1]) if match else 0, path.name
 
 
 def _of_components(folder: Path, files: Sequence[Path], components: int) -> Path:
@@ -126,8 +128,8 @@ def _of_components(folder: Path, files: Sequence[Path], components: int) -> Path
     wanted = folder / f"features_pca{components}.npy"
     if wanted in files:
         return wanted
-    there = _choices(files) if files else f"extract.py -p adapt-pca {components} makes one"
-    raise InputError(f"{_shown(folder)}: no {wanted.name} here; {there}")
+    advice = _choices(files) if files else f"extract.py -p adapt-pca {components} makes one"
+    raise InputError(f"{_shown(folder)}: no {wanted.name} here; {advice}")
 
 
 def _choices(files: Sequence[Path]) -> str:
@@ -172,8 +174,8 @@ def _variant(settings: dict[str, Any]) -> str:
     """What makes a model another one than its name says: `(random weights)`."""
     weights = settings.get("weights")
     random = isinstance(weights, dict) and weights.get("seed") is not None
-    told = [*["random weights"] * random, *["paper's preprocessing"] * (settings.get("preprocess") == "paper")]
-    return f" ({', '.join(told)})" if told else ""
+    unusual = [*["random weights"] * random, *["paper's preprocessing"] * (settings.get("preprocess") == "paper")]
+    return f" ({', '.join(unusual)})" if unusual else ""
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -101,6 +101,6 @@ def _record(rank: int, entry: Entry, best: Entry, k: int) -> Record:
 
 def _paired(runs: Sequence[float], others: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Mean of the differences of two models run by run, which share their splits, and its 95 % interval."""
-    found = describe([one - other for one, other in zip(runs, others, strict=True)])
-    low, high = found["interval95"] or (None, None)
-    return found["mean"], low, high
+    differences = describe([ours - theirs for ours, theirs in zip(runs, others, strict=True)])
+    low, high = differences["interval95"] or (None, None)
+    return differences["mean"], low, high

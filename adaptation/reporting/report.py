@@ -29,12 +29,12 @@ def check_report(folder: Path, overwrite: bool) -> None:
         raise InputError(
             f"{folder}: holds a run of one model ({single[0].name}); give another folder for the comparison"
         )
-    there = report_files(folder)
-    if there and not overwrite:
+    existing = report_files(folder)
+    if existing and not overwrite:
         raise InputError(
-            f"{folder}: already holds a comparison ({there[0].name}); give another folder, or --overwrite to replace it"
+            f"{folder}: already holds a comparison ({existing[0].name}); give another folder, or --overwrite to replace it"
         )
-    if strange := [path for path in there if not path.is_file()]:
+    if strange := [path for path in existing if not path.is_file()]:
         raise InputError(f"{strange[0]}: has the name of a file of a comparison and is none; rename it")
 
 
@@ -56,9 +56,9 @@ def _file(folder: Path, kind: str) -> Path:
     return folder / f"comparison.{kind}"
 
 
-def write_report(folder: Path, records: Sequence[Record], conditions: Conditions, facts: Mapping[str, Any]) -> None:
+def write_report(folder: Path, records: Sequence[Record], conditions: Conditions, shared: Mapping[str, Any]) -> None:
     """Writes the files, all of them made before the first is written."""
-    numbers = {**facts, "records": [asdict(record) for record in records]}
+    numbers = {**shared, "records": [asdict(record) for record in records]}
     texts = {
         "txt": tables.as_text(records, conditions),
         "csv": tables.as_csv(records),

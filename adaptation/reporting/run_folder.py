@@ -43,12 +43,12 @@ def check_folder(folder: Path, overwrite: bool) -> list[Path]:
         raise InputError(f"{folder}: is a file; -s takes a folder")
     if (folder / COMPARISON).exists():
         raise InputError(f"{folder}: holds a comparison of models ({COMPARISON}); give another folder for a single run")
-    there = own_parts(folder) if folder.exists() else []
-    if there and not overwrite:
+    existing = own_parts(folder) if folder.exists() else []
+    if existing and not overwrite:
         raise InputError(
-            f"{folder}: already holds a run ({there[0].name}); give another folder, or --overwrite to replace it"
+            f"{folder}: already holds a run ({existing[0].name}); give another folder, or --overwrite to replace it"
         )
-    return there
+    return existing
 
 
 def own_parts(folder: Path) -> list[Path]:

@@ -58,12 +58,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_JSON:
         raise ValueError("no JSON file of ours")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError("no object")
-    return found
+    return content
 
 
 def sha256(path: Path) -> str:

@@ -99,7 +99,7 @@ def _acquire(descriptor: int, folder: Path) -> None:
 def _holder(descriptor: int) -> str:
     """`host x, process 123`, as the lock says; it may be anyone's file."""
     try:
-        found = json.loads(read_at_start(descriptor, 1000))
-        return f"host {printable(str(found['host'])[:100])}, process {int(found['pid'])}"
+        holder = json.loads(read_at_start(descriptor, 1000))
+        return f"host {printable(str(holder['host'])[:100])}, process {int(holder['pid'])}"
     except (ValueError, KeyError, TypeError, RecursionError):
         return "which has not said who it is"
