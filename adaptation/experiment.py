@@ -53,13 +53,13 @@ def _announce(work: Work) -> None:
     fitted = f"; PCA to {setup.split_pca.components:,} on each run's training pairs" if setup.split_pca else ""
     if not work.compared:
         seen = f"{first.views} views" if first.views > 1 else "1 view (no flipped copies recognised)"
-        logger.info(f"{message}, {seen}, {first.width:,} numbers a side{fitted}")
+        logger.info(f"{message}, {seen}, {first.width:,} dimensions{fitted}")
         return
     rows = [
         [each.source.label, f"{each.survey.width:,}", str(each.survey.views), printable(str(each.source.path))]
         for each in work.sets
     ]
-    header = ("model", "numbers a side", "views", "file")
+    header = ("model", "dimensions", "views", "file")
     logger.info(f"{message}, {len(work.sets)} models{fitted}\n{table(header, rows)}")
 
 

@@ -25,7 +25,7 @@ GIB = 2**30
 @dataclass(frozen=True)
 class Size:
     """What the memory of a run depends on: V views, pairs to train on and to test on, at most `batch` pairs in a step,
-    D numbers a side, E numbers of an embedding, the numbers of a head, and whether the loss works in `tiles`."""
+    D dimensions, E numbers of an embedding, the numbers of a head, and whether the loss works in `tiles`."""
 
     views: int
     trained: int

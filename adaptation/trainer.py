@@ -1,6 +1,6 @@
 """The epochs of runs: one full-batch step each, as in the paper, for many runs at once. Nothing here prints or writes.
 
-V views, R runs, N pairs, D numbers a side.
+V views, R runs, N pairs, D dimensions.
 """
 
 from __future__ import annotations

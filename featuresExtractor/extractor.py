@@ -81,7 +81,7 @@ def extract_units(
     InputError that names it; with `skip` its whole item is left out.
     """
     clock, drift = clock or Clock(), None
-    batches = read_batches(dataset, forward.preprocessing, parts, workers, forward.room, decoding)
+    batches = read_batches(dataset, forward.preprocessing, parts, workers, forward.buffer, decoding)
     count, images = len(dataset), len(dataset.sides) * len(forward.views)
     done = count - sum(map(len, parts))
     with (

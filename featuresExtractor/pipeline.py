@@ -119,7 +119,7 @@ def extract(work: Work) -> tuple[Files, Mapping[str, Any]]:
             files, record = _seal(work, units, writers)
     for path, sizes in zip(work.job.outputs, work.forward.shapes, strict=True):
         shape = " x ".join(f"{size:,}" for size in sizes)
-        logger.info(f"{_shown(path)}: {record['written']:,} {work.job.dataset.kind}, {shape} numbers an image")
+        logger.info(f"{_shown(path)}: {record['written']:,} {work.job.dataset.kind}, {shape} dimensions")
     if summary:
         logger.info(summary)
     return files, record
@@ -231,7 +231,7 @@ def reduce(work: Work, part: PcaPlan, files: Files) -> Files:
     features = source_record(files.get(source.with_suffix(".json").name, source.with_suffix(".json")))
     write_json(record, reduced_record(job, part, features, digest, variance))
     shown = _shown(job.folder / pca_file.name)
-    logger.info(f"{_shown(target)}: {components} numbers an image, {variance:.1%} of the variance; the PCA: {shown}")
+    logger.info(f"{_shown(target)}: {components} dimensions, {variance:.1%} of the variance; the PCA: {shown}")
     return new
 
 

@@ -728,7 +728,7 @@ def test_the_protocol_is_told(features: Path, tmp_path: Path, capsys: pytest.Cap
     more = ["--pca-fit", "train", "--components", "4"]
     assert train.main([*call(tmp_path / "one", features / "m0"), *more]) == 0
     out = capsys.readouterr().out
-    assert "12 numbers a side; PCA to 4 on each run's training pairs" in out
+    assert "12 dimensions; PCA to 4 on each run's training pairs" in out
     assert "after the last epoch; PCA fitted on each run's training pairs" in out
     assert train.main([*call(tmp_path / "all", features), *more]) == 0
     report = report_of(tmp_path / "all")

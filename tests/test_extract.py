@@ -216,7 +216,7 @@ def test_start_line_tells_model_device_precision_pairs_and_views(
     threads = torch.get_num_threads()
     expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 views, 2 images at a time, 1 reading"
     assert first == expected
-    assert made.endswith(": 3 pairs, 320 numbers an image")
+    assert made.endswith(": 3 pairs, 320 dimensions")
     assert last.startswith("12 images in ")
     assert " images/s (" in last
 

@@ -312,7 +312,7 @@ def test_the_closing_table_shows_frozen_and_adapted_side_by_side(
     assert train.main([*arguments(features, tmp_path), "-e", "20", "-r", "2", "-k", "5", "1", "5"]) == 0
     out = capsys.readouterr().out
     assert "head original on cpu" in out
-    assert "40 pairs, 2 views, 8 numbers a side" in out
+    assert "40 pairs, 2 views, 8 dimensions" in out
     assert "10 test pairs, mean of 2 runs" in out
     metrics = summary_of(tmp_path)["metrics"]
     assert [name for name in metrics if name.startswith("top")] == ["top 1", "top 5"]
@@ -383,7 +383,7 @@ def test_features_without_flips_are_trained_on(tmp_path: Path, capsys: pytest.Ca
     features = write_features(tmp_path / "features.npy", numbers(views=1))
     assert train.main([*arguments(features, tmp_path / "runs"), "-e", "2"]) == 0
     assert summary_of(tmp_path / "runs")["features"]["views"] == 1
-    assert "40 pairs, 1 view (no flipped copies recognised), 8 numbers a side" in capsys.readouterr().out
+    assert "40 pairs, 1 view (no flipped copies recognised), 8 dimensions" in capsys.readouterr().out
 
 
 def test_an_old_file_whose_second_half_is_of_other_pairs_is_told_to_have_no_flips(
@@ -394,7 +394,7 @@ def test_an_old_file_whose_second_half_is_of_other_pairs_is_told_to_have_no_flip
     old_names = {f"{side}_name": [pair[number] for pair in NAMES] for number, side in enumerate(("left", "right"))}
     np.save(tmp_path / "old.npy", np.array({**old, **old_names}, dtype=object), allow_pickle=True)
     assert train.main([*arguments(tmp_path / "old.npy", tmp_path / "runs"), "-e", "2"]) == 0
-    assert "40 pairs, 1 view (no flipped copies recognised), 8 numbers a side" in capsys.readouterr().out
+    assert "40 pairs, 1 view (no flipped copies recognised), 8 dimensions" in capsys.readouterr().out
 
 
 def test_fp32_is_asked_for_and_the_pairs_go_to_the_chosen_device(

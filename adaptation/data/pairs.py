@@ -83,7 +83,7 @@ def _chosen(names: list[tuple[str, str]], path: Path, subset: Path, skip: bool) 
 @dataclass(frozen=True)
 class Survey:
     """What is known of a features file that was looked through: the sorted names of its N pairs after `--subset`, its
-    V views, the D numbers a side, the file's SHA-256, and the indices that a subset chose among all its pairs. Two
+    V views, the D dimensions, the file's SHA-256, and the indices that a subset chose among all its pairs. Two
     plain arrays (`--paired`) are `path` and `right`, and have a SHA-256 each."""
 
     path: Path

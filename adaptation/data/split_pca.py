@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitPCA:
-    """Reduces pairs to `components` numbers a side, computed on `device`, where the reduced pairs then are."""
+    """Reduces pairs to `components` dimensions, computed on `device`, where the reduced pairs then are."""
 
     components: int
     device: torch.device

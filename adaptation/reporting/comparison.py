@@ -13,7 +13,7 @@ DIGITS = 6  # of a mean recall that count: beyond them differ sums of the same f
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that was run: `label`, the `folder` of its runs, numbers a side, what its PCA was fitted on, and the
+    """A model that was run: `label`, the `folder` of its runs, dimensions, what its PCA was fitted on, and the
     `metrics` of its runs as `statistics.summary` gives them."""
 
     label: str

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
 UNTRIED = ("mps",)  # devices that nobody has tried these networks on: each is compared with the CPU first
 CLOSE = 0.9999  # the lowest cosine of features that count as the same
-NO_ROOM = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
+NO_MEMORY = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Forward:
             with tf32(False):
                 self._prepare(backbone, batch)
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(NO_ROOM) from error
+            raise OutOfMemory(NO_MEMORY) from error
 
     def _prepare(self, backbone: LayerReader, batch: int) -> None:
         """The network to its device, folded; what it gives, and how many images fit."""
@@ -85,7 +85,7 @@ class Forward:
         self.shapes = [tuple(output.shape[1:]) for output in read_layers(self.backbone, probe, self.joined)]
         needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
         if needed > free_memory(self.device):
-            raise OutOfMemory(NO_ROOM)
+            raise OutOfMemory(NO_MEMORY)
         self.batch = max(1, min(batch, self._budget() // needed))
 
     def _budget(self) -> int:
@@ -93,8 +93,8 @@ class Forward:
         half = free_memory(self.device) / 2
         return int(min(half, CPU_BUDGET) if self.device.type == "cpu" else half)
 
-    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Room for pixels in main memory; for a GPU where it can fetch them itself."""
+    def buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return memory for pixels; for a GPU where it can fetch them itself."""
         pixels: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
         return pixels
 
@@ -190,7 +190,7 @@ class Forward:
 
     def _halve(self) -> None:
         if self.batch == 1:
-            raise OutOfMemory(NO_ROOM)
+            raise OutOfMemory(NO_MEMORY)
         self.batch //= 2
         empty_cache()
         logger.warning(f"the memory is full: going on with {self.batch} images at a time")

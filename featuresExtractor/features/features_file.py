@@ -33,7 +33,7 @@ CHUNK_BYTES = 64 * 2**20
 
 
 def row_type(sides: Sequence[str], shape: int | tuple[int, ...], name_length: int) -> np.dtype[Any]:
-    """The structured type of a row with D numbers a side, or with those of a whole layer, such as (C, H, W)."""
+    """The structured type of a row with D dimensions, or with those of a whole layer, such as (C, H, W)."""
     name = f"U{max(1, name_length)}"
     sizes = (shape,) if isinstance(shape, int) else shape
     fields: list[tuple[Any, ...]] = [(side, "<f4", sizes) for side in sides]
@@ -168,7 +168,7 @@ class Rows:
 
     @property
     def width(self) -> int:
-        """D, the numbers a side."""
+        """D, the dimensions."""
         return int(self.row[self.sides[0]].shape[0])
 
     @property

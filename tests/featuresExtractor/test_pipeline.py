@@ -164,8 +164,8 @@ def test_saved_layers_tell_how_they_were_made(
 ) -> None:
     run_job(job(pairs(2)))
     lines = capsys.readouterr().out.splitlines()
-    assert f"{out / 'tiny' / 'save_layer1.npy'}: 2 pairs, 32 x 8 x 8 numbers an image" in lines
-    assert f"{out / 'tiny' / 'save_layer4.npy'}: 2 pairs, 96 x 1 x 1 numbers an image" in lines
+    assert f"{out / 'tiny' / 'save_layer1.npy'}: 2 pairs, 32 x 8 x 8 dimensions" in lines
+    assert f"{out / 'tiny' / 'save_layer4.npy'}: 2 pairs, 96 x 1 x 1 dimensions" in lines
     told = [facts(out / "tiny" / f"save_{layer}.json") for layer in LAYERS]
     for facts_, layer in zip(told, LAYERS, strict=True):
         assert facts_.pop("sha256") == sha256(out / "tiny" / f"save_{layer}.npy")

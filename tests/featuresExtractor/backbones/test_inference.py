@@ -112,19 +112,19 @@ def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
     assert max(forward.backbone.backbone.seen) == forward.batch  # what was learnt is kept
 
 
-NO_ROOM = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
+NO_MEMORY = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
 
 
 def test_memory_too_small_for_one_image_is_told(tiny_model: Backbone) -> None:
     with pytest.raises(InputError) as caught:
         forward_of(tiny_model, most=0)
-    assert str(caught.value) == NO_ROOM
+    assert str(caught.value) == NO_MEMORY
     forward = forward_of(tiny_model, most=1)
     assert isinstance(forward.backbone.backbone, Cramped)
     forward.backbone.backbone.most = 0
     with pytest.raises(InputError) as caught:
         forward(pixels_of(tiny_model, 2))
-    assert str(caught.value) == NO_ROOM
+    assert str(caught.value) == NO_MEMORY
 
 
 # --- each layer on its own ---
@@ -455,7 +455,7 @@ def test_memory_that_runs_out_halves_what_compiled_code_is_made_for(tiny_model: 
 
 
 def test_room_is_bytes_of_the_shape_asked_for(tiny_model: Backbone) -> None:
-    room = forward_of(tiny_model).room((2, 1, 4, 4, 3))
+    room = forward_of(tiny_model).buffer((2, 1, 4, 4, 3))
     assert (room.shape, room.dtype.name, room.flags.c_contiguous) == ((2, 1, 4, 4, 3), "uint8", True)
     room[:] = 3  # it can be written to
 
