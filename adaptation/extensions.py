@@ -87,6 +87,4 @@ def tried(name: str, made: Callable[[], Any]) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), "")
-    where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    return printable(f"{type(error).__name__}: {line}{where}")
+    return printable(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")

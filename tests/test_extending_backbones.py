@@ -21,7 +21,7 @@ from featuresExtractor import models
 from featuresExtractor.backbones.layers import named
 from featuresExtractor.backbones.libraries import table
 
-GUIDE = Path(__file__).resolve().parents[1] / "docs" / "extending_backbones.md"
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 SEGMENTATION = "segmentation/lraspp_mobilenet_v3_large"
 
 

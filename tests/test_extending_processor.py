@@ -17,14 +17,14 @@ import train
 from featuresExtractor import processor
 from featuresExtractor.pca import load_pca
 
-GUIDE = Path(__file__).resolve().parents[1] / "docs" / "extending_processor.md"
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 Extract = Callable[..., Path]
 
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The names of the module with the example at its end, as the guide asks for it."""
-    section = GUIDE.read_text(encoding="utf-8").partition("## A processor\n")[2]
+    section = GUIDE.read_text(encoding="utf-8").partition("## A processor\n")[2].partition("\n## ")[0]
     code = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[0]
     names = vars(processor)
     before = dict(names)

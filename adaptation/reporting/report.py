@@ -32,8 +32,8 @@ def check_report(folder: Path, overwrite: bool) -> None:
     existing = report_files(folder)
     if existing and not overwrite:
         raise InputError(
-            f"{folder}: already holds a comparison ({existing[0].name}); give another folder, or --overwrite to replace "
-            "it"
+            f"{folder}: already holds a comparison ({existing[0].name}); give another folder, or --overwrite to "
+            "replace it"
         )
     if strange := [path for path in existing if not path.is_file()]:
         raise InputError(f"{strange[0]}: has the name of a file of a comparison and is none; rename it")
