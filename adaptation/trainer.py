@@ -142,9 +142,9 @@ def _train(
     recorder = Recorder(numbers, device, watch)
     with _seeded(seeds[0][1], device):
         for _ in range(settings.steps):
-            recorder.add(
-                train_epoch(heads, optimiser, train, settings, tiling, orders), evaluate(heads, test, settings, tiling)
-            )
+            learned = train_epoch(heads, optimiser, train, settings, tiling, orders)
+            heads.train(False)
+            recorder.add(learned, evaluate(heads, test, settings, tiling))
             on_epoch()
     recorder.flush()
     frozen = {name: values.tolist() for name, values in evaluate(nn.Identity(), test, settings, tiling).items()}
@@ -260,8 +260,6 @@ def _embeddings(heads: HeadStack, side: Tensor, precision: str) -> Tensor:
 @torch.no_grad()
 def evaluate(heads: Callable[[Tensor], Tensor], test: Stack, settings: Settings, tiling: Tiling) -> Metrics:
     """Loss and metrics (R,) of the original view of `test`, whose pairs are each other's gallery; never in bf16."""
-    if isinstance(heads, HeadStack):
-        heads.train(False)
     exact = replace(tiling, factors=None)
     left, right = heads(test.left[0]), heads(test.right[0])
     contrasted = contrast(left, right, find_loss(settings.loss, settings.code), settings.temperature, exact)

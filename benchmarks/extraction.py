@@ -7,7 +7,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -119,7 +119,11 @@ def _extract(forward: Forward, dataset: Dataset, folder: Path) -> Path:
     row = row_type(dataset.sides, forward.shapes[0], dataset.longest_name)
     staging, parts = Staging(folder), missing_units(len(dataset), max(1, forward.batch // len(dataset.sides)), [])
     staging.begin({}, overwrite=True)
-    with FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer, redirect_stderr(io.StringIO()):
+    with (
+        FeaturesWriter(target, row, len(dataset), len(forward.views)) as writer,
+        redirect_stderr(io.StringIO()),
+        redirect_stdout(io.StringIO()),
+    ):
         for _ in extract_units(
             dataset, forward, [writer], parts, cores(), record=lambda unit: staging.add(unit.key, unit.record())
         ):

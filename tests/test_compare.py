@@ -140,7 +140,7 @@ def test_each_model_has_an_ordinary_run_folder(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == FOLDERS | FILES
     for name in FOLDERS:
         found = {path.name for path in (finished / name).iterdir()}
-        assert found == {"run1", "run2", "run3", "avg", "summary.json", "curves.png"}
+        assert found == {"run1", "run2", "run3", "avg", "frozen", "summary.json", "curves.png"}
 
 
 def test_every_model_has_the_same_splits(finished: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_folder_of_one_model_is_a_run_as_ever(features: Path, tmp_path: Path) 
     assert train.main([*call(tmp_path / "folder", features / "m0"), "-r", "2"]) == 0
     assert train.main([*call(tmp_path / "file", features / "m0" / "features_pca6.npy"), "-r", "2"]) == 0
     assert {path.name for path in (tmp_path / "folder").iterdir()} == {
-        *("run1", "run2", "avg", "summary.json", "curves.png")
+        *("run1", "run2", "avg", "frozen", "summary.json", "curves.png")
     }
     assert same_run(tmp_path / "folder" / "run2", tmp_path / "file" / "run2")
     assert summary_of(tmp_path / "folder")["settings"]["ks"] == [1, 3]
@@ -477,7 +477,7 @@ def test_overwriting_replaces_the_comparison_and_its_runs(features: Path, tmp_pa
     assert train.main([*call(tmp_path, features), "--seed", "3", "--overwrite"]) == 0
     assert report_of(tmp_path)["settings"]["seed"] == summary_of(tmp_path / "weak")["settings"]["seed"] == 3
     assert {path.name for path in tmp_path.iterdir()} == FOLDERS | FILES | {"notes.txt"}
-    own = {"run1", "avg", "summary.json", "curves.png", "notes.txt"}
+    own = {"run1", "avg", "frozen", "summary.json", "curves.png", "notes.txt"}
     assert {path.name for path in (tmp_path / "weak").iterdir()} == own
     assert not (tmp_path / "weak" / "run1" / "pca.skops").exists()
 

@@ -101,6 +101,14 @@ def decode_image(path: Path, preprocessing: Preprocessing, decoding: Decoding = 
             return Decoded(prepare(rgb, preprocessing), remarks)
 
 
+def read_rgb(path: Path, decoding: Decoding = STORED) -> Image.Image:
+    """Return the first image of a file in 8-bit RGB, upright and of its own size, to look at."""
+    with bounded(decoding.max_pixels), open_image(path) as opened:
+        admit(opened.size, decoding.max_pixels)
+        with _turn_to_decode(opened.size), faults_named(opened.format):
+            return _upright_rgb(opened, decoding)[0]
+
+
 def _upright_rgb(opened: Opened, decoding: Decoding) -> tuple[Image.Image, tuple[str, ...]]:
     image = opened.image()
     admit(image.size, decoding.max_pixels)  # an icon's image may be larger than the icon says

@@ -69,7 +69,7 @@ def finish(name: str, folder: Path) -> None:
 def test_uninterrupted_commands_make_what_is_expected(place: Path) -> None:
     runs = place / "replaced" / "runs"
     assert sorted(path.name for path in runs.iterdir()) == [
-        *("avg", "curves.png", "notes.txt", "run1", "run2", "run3", "run4", "summary.json")
+        *("avg", "curves.png", "frozen", "notes.txt", "run1", "run2", "run3", "run4", "summary.json")
     ]
     assert json.loads((runs / "summary.json").read_text())["settings"]["seed"] == 3
     assert len(contents(place / "compared")) > 40
