@@ -75,7 +75,8 @@ def test_another_subspace_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_stages_are_measured_shown_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks.main([*SMALL, "--save", str(tmp_path / "found.json")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    drift, *lines = capsys.readouterr().out.splitlines()
+    assert drift.startswith("bf16 beside fp32")
     assert lines[0] == f"{devices.device_name(CPU)}, median of 1; PCA once"
     assert lines[1].split() == ["stage", "unit", "plain", "ours", "limit", "x", "plain", "of", "limit", "wanted"]
     actual = json.loads((tmp_path / "found.json").read_text())
@@ -89,6 +90,7 @@ def test_all_stages_are_measured_shown_and_saved(tmp_path: Path, capsys: pytest.
         "extraction, resnet18, bf16",
         "PCA, 300 x 60 -> 5, beside the default (not exact)",
         "PCA, 300 x 60 -> 5, beside covariance_eigh",
+        "eigenpairs, 60 -> 5",
         "projection, 300 x 60 -> 5",
         "PCA, memory over the imports",
     ]
