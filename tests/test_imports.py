@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -281,3 +282,15 @@ def test_every_package_that_the_sources_import_is_required() -> None:
     foreign = {DISTRIBUTIONS.get(top, top) for top in tops - OWN - set(stdlib_module_names)}
     assert {"torch", "pillow", "scikit-learn"} <= foreign
     assert foreign - {"fontTools"} <= required  # matplotlib brings fontTools
+
+
+# --- the size of rooms ---
+
+MOST_MODULES, MOST_LINES = 12, 300
+
+
+def test_no_folder_and_no_module_is_too_large_to_be_looked_through() -> None:
+    folders = Counter(path.parent for path in LOWER if path.name != "__init__.py")
+    assert [name_of(folder) for folder, modules in folders.items() if modules > MOST_MODULES] == []
+    lengths = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in LOWER}
+    assert [name for name, lines in lengths.items() if lines > MOST_LINES] == []
