@@ -11,8 +11,8 @@ import torch
 
 from adaptation.heads import build_head, embedding_width
 from adaptation.tiled_loss import Tiling
-from common.errors import InputError
 from common.machine.device import free_memory
+from common.machine.resources import require_memory
 
 FLOAT = 4  # bytes
 COPIES = 10  # of the embeddings of both sides and of what is computed from them, at the worst moment of a step
@@ -77,11 +77,8 @@ def lay_out(size: Size, runs: int, device: torch.device, bound: float | None = N
     """
     bound, factors = bound or SHARE * free_memory(device), torch.bfloat16 if bf16 else None
     kept, again = Tiling(factors=factors), Tiling(keep=False, factors=factors)
-    if (least := size.least(again)) > bound:
-        raise InputError(
-            f"training on {size.trained:,} pairs takes some {least / GIB:.3g} GiB of memory, {bound / GIB:.3g} GiB are "
-            "allowed; --memory allows more, --batch-size takes fewer pairs at a time"
-        )
+    least, advice = size.least(again), "--memory allows more, --batch-size takes fewer pairs at a time"
+    require_memory(least, bound, f"training on {size.trained:,} pairs takes some", advice)
     if least + size.matrix > bound:
         return Layout(1, again)
     at_once = int(bound // (least + size.matrix)) if device.type == "cuda" else 1

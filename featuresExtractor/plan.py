@@ -124,13 +124,19 @@ def _extraction(job: Job, weights: Weights, settings: Mapping[str, Any]) -> Work
     resumed = staging.resumes(resumable, job.overwrite)
     if not resumed:
         _check_outdated(job)
-    most = max(1, int((staging.plan or {}).get("batch", job.batch))) if resumed else job.batch
+    most = _recorded_batch(staging) or job.batch if resumed else job.batch
     forward = _forward(replace(job, batch=min(job.batch, most)), load_backbone(job.model, weights))
     _check_disk(job, staging, forward)
     batch = most if resumed else forward.batch
     size = max(1, batch // len(job.dataset.sides))
     begun = {**resumable, "batch": batch}
     return Work(job, weights, settings, begun, staging, resumed, job.pcas, forward, size)
+
+
+def _recorded_batch(staging: Staging) -> int | None:
+    """The images at a time of the work that is resumed; None where it records no such number."""
+    batch = (staging.plan or {}).get("batch")
+    return batch if isinstance(batch, int) and 0 < batch < 2**20 else None
 
 
 def _readable(job: Job) -> Dataset:

@@ -623,7 +623,7 @@ def test_too_little_memory_is_told_in_one_line(
     # 2 * (2 * 30 + 10) * 8 features, ten times 30 * 1024, three times 30 * 30, eight times 8 * 1024: 376,556
     # numbers of four bytes
     assert one_line(capsys) == (
-        "training on 30 pairs takes some 0.0014 GiB of memory, 0.001 GiB are allowed; --memory allows more, "
+        "training on 30 pairs takes some 0.0014 GiB of memory, 0.001 GiB may be used; --memory allows more, "
         "--batch-size takes fewer pairs at a time"
     )
     assert not (tmp_path / "runs").exists()

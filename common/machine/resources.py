@@ -32,11 +32,11 @@ def available_memory(proc: Path = PROC) -> float:
 
 
 def require_memory(needed: float, free: float, what: str, advice: str) -> None:
-    """OutOfMemory where `what` takes more bytes of memory than are free: better now than in some hours, and where a
+    """OutOfMemory where `what` takes more bytes of memory than may be used: better now than in some hours, and where a
     control group is full the system ends a program without a word. `advice` says what to do."""
     if needed > free:
         raise OutOfMemory(
-            f"{what} {_rounded(needed / GIB)} GiB of memory, {_rounded(max(0.0, free) / GIB)} GiB are free; {advice}"
+            f"{what} {_rounded(needed / GIB)} GiB of memory, {_rounded(max(0.0, free) / GIB)} GiB may be used; {advice}"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.errors import InputError, OutOfMemory
 from common.machine.device import TYPES, empty_cache, float64_device, free_memory, tf32
+from common.machine.resources import require_memory
 from common.machine.shortage import names_memory
 from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, read_layers
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
 UNTRIED = ("mps",)  # devices that nobody has tried these networks on: each is compared with the CPU first
 CLOSE = 0.9999  # the lowest cosine of features that count as the same
-NO_MEMORY = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
+ADVICE = "free some, or use --cpu where this is a GPU's"
+NO_MEMORY = f"the memory does not hold the network and one image; {ADVICE}"
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ class Forward:
         probe = self._images(_noise(self.preprocessing.crop))
         self.shapes = [tuple(output.shape[1:]) for output in read_layers(self.backbone, probe, self.joined)]
         needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
-        if needed > free_memory(self.device):
-            raise OutOfMemory(NO_MEMORY)
+        require_memory(needed, free_memory(self.device), "one image in the network takes", ADVICE)
         self.batch = max(1, min(batch, self._budget() // needed))
 
     def _budget(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, listed
-from common.machine.resources import available_memory
+from common.machine.resources import available_memory, require_memory
 from featuresExtractor.features.fields import FLOATS, HOW, KNOWN, pairs_of, unnamed, unnamed_note
 from featuresExtractor.features.npy import Npy, open_npy, read_header
 from featuresExtractor.features.table import Table
@@ -34,12 +34,11 @@ def read_npz(path: Path) -> Table:
 
 
 def _check_memory(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], path: Path) -> None:
-    """Raise InputError when the arrays would not fit in memory, by their headers: a few compressed bytes can stand for
+    """Raise OutOfMemory when the arrays would not fit in memory, by their headers: a few compressed bytes can stand for
     any size."""
     needed = COPIES * sum(_header(archive, info, path)[3] for info in members)
-    if needed > (free := available_memory()):
-        reason = f"takes {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free"
-        raise InputError(f"{path}: {reason}; use fewer dimensions, or a .npy, which is not held whole")
+    advice = "use fewer dimensions, or a .npy, which is not held whole"
+    require_memory(needed, available_memory(), f"{path}: takes", advice)
 
 
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], bool, Any, int]:

@@ -71,7 +71,7 @@ def test_what_does_not_fit_at_all_is_refused(device: torch.device) -> None:
         lay_out(size, 1, device, 2.5 * GIB)
     # (2 * 750,000 + 250,000) pairs of 2 * 5440 numbers, ten times 750,000 * 1024, three tiles of 512 rows, eight heads
     assert str(told.value) == (
-        "training on 750,000 pairs takes some 104 GiB of memory, 2.5 GiB are allowed; --memory allows more, "
+        "training on 750,000 pairs takes some 104 GiB of memory, 2.5 GiB may be used; --memory allows more, "
         "--batch-size takes fewer pairs at a time"
     )
     with pytest.raises(InputError):

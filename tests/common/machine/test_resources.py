@@ -315,7 +315,7 @@ def test_memory_that_is_free_is_enough() -> None:
     resources.require_memory(2**30, 2**30, "x takes", "do")
     with pytest.raises(OutOfMemory) as caught:
         resources.require_memory(3 * 2**29, 2**30, "photos: x takes", "take less")
-    assert str(caught.value) == "photos: x takes 1.5 GiB of memory, 1 GiB are free; take less"
+    assert str(caught.value) == "photos: x takes 1.5 GiB of memory, 1 GiB may be used; take less"
 
 
 def test_disk_is_asked_where_the_folder_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,7 +303,7 @@ def test_memory_is_asked_for_before_anything_is_built(monkeypatch: pytest.Monkey
     with pytest.raises(InputError) as caught:
         loaded(find_model("wsl_resnext101_32x48d"), "random")
     assert str(caught.value) == (
-        "wsl_resnext101_32x48d: loading its weights takes 3.09 GiB of memory, 2.5 GiB are free; free some, "
+        "wsl_resnext101_32x48d: loading its weights takes 3.09 GiB of memory, 2.5 GiB may be used; free some, "
         "or take a smaller network"
     )
 
