@@ -38,7 +38,10 @@ class EventsFile:
         from tensorboard.compat.proto.event_pb2 import Event
 
         for data, end in _records(self.path.read_bytes()):
-            event = Event.FromString(data)
+            try:
+                event = Event.FromString(data)
+            except Exception:  # protobuf's DecodeError, which TensorBoard does not pass on: the file may be anyone's
+                return
             self.length, self.epochs = end, max(self.epochs, event.step)
             self.plugins += [value.tag for value in event.summary.value if value.metadata.plugin_data.plugin_name]
 

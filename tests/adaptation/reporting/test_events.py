@@ -12,6 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from adaptation.curves import Progress
 from adaptation.reporting.events import EventsFile, write_events
@@ -146,3 +147,15 @@ def test_whole_file_has_the_curves(tmp_path: Path, epochs: Sequence[int] | None,
     write_events(tmp_path, {"Avg_Test": {"top 1": [0.25, 0.5]}}, epochs)
     (curve,) = scalars(tmp_path).values()
     assert [(step, value) for step, value, _ in curve] == list(zip(steps, [0.25, 0.5], strict=True))
+
+
+def test_record_that_is_no_event_is_cut_off(tmp_path: Path) -> None:
+    file = EventsFile(tmp_path)
+    file.add(progress(1, 1))
+    whole = file.path.read_bytes()
+    with file.path.open("ab") as stream:
+        RecordWriter(stream).write(b"\xff\xff\xff")
+    again = EventsFile(tmp_path)
+    assert again.epochs == 1
+    again.add(progress(2, 1))
+    assert again.path.read_bytes()[: len(whole)] == whole
