@@ -128,6 +128,7 @@ def test_full_disk_leaves_whole_records(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert raised.value.errno == errno.EFBIG
+    assert file.path.stat().st_size == file.length  # at once, for who reads meanwhile
     assert EventsFile(tmp_path).epochs == 1
     file.add(progress(2, 1))
     assert [step for step, *_ in scalars(tmp_path)["Train/Loss"]] == [1, 2]
