@@ -81,9 +81,9 @@ def _train(work: Work, features: FeatureSet, layout: Layout, bar: Bar) -> list[S
 
 def _finished(work: Work, features: FeatureSet) -> dict[int, Scores]:
     """The scores of the runs that an interrupted call finished."""
-    folder, steps = work.staging.inside(features.folder), work.setup.settings.steps
-    numbers = [run for run in range(1, work.setup.runs + 1) if work.key(features, run) in work.staging.units]
-    scores = {number: run_folder.read_scores(folder / f"run{number}", steps) for number in numbers}
+    steps, keys = work.setup.settings.steps, {run: work.key(features, run) for run in range(1, work.setup.runs + 1)}
+    folders = {run: work.staging.own(key) for run, key in keys.items() if key in work.staging.units}
+    scores = {run: run_folder.read_scores(folder, steps) for run, folder in folders.items()}
     return {number: each for number, each in scores.items() if each is not None}
 
 
@@ -117,7 +117,7 @@ def _train_some(
 def _events(work: Work, features: FeatureSet, number: int) -> EventsFile:
     """The events of a run, with its settings in the HPARAMS tab."""
     settings = work.setup.settings
-    events = EventsFile(work.staging.inside(features.folder) / f"run{number}")
+    events = EventsFile(work.staging.own(work.key(features, number)))
     names = [name.format(k=k) for name in METRICS for k in (settings.ks if "{k}" in name else (0,))]
     events.begin(
         {"features": features.source.label, "run": number, **settings.record()}, [f"Test/{name}" for name in names]

@@ -981,6 +981,21 @@ def test_a_disk_without_room_for_the_checkpoints_is_seen_before_training(
         assert ("the checkpoints take 0.00" in capsys.readouterr().err) == (code == 2)
 
 
+def test_nothing_is_removed_behind_a_link_in_the_place_of_an_unfinished_run(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [*arguments(features, tmp_path / "runs"), "-e", "2", "-r", "3"]
+    interrupted_at(monkeypatch, 2, call)
+    unfinished = tmp_path / "runs" / ".unfinished"
+    shutil.rmtree(unfinished / "run1")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "photo.jpg").write_bytes(b"mine")
+    (unfinished / "run1").symlink_to(tmp_path / "photos")
+    assert train.main(call) == 2
+    assert "is behind a link; remove the link" in capsys.readouterr().err
+    assert (tmp_path / "photos" / "photo.jpg").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("change", "differing"),
     [

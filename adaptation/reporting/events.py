@@ -10,6 +10,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ class EventsFile:
         from tensorboard.compat.proto.event_pb2 import Event
 
         for data, end in _records(self.path.read_bytes()):
-            event = Event.FromString(data)
+            try:
+                event = Event.FromString(data)
+            except Exception:  # protobuf's DecodeError, which TensorBoard does not pass on: the file may be anyone's
+                return
             self.length, self.epochs = end, max(self.epochs, event.step)
             self.plugins += [value.tag for value in event.summary.value if value.metadata.plugin_data.plugin_name]
 
@@ -60,7 +64,10 @@ class EventsFile:
             return
         values = {name: _plain(value) for name, value in settings.items()}
         columns = [summary_v2.HParam(name) for name in values], [summary_v2.Metric(tag) for tag in metrics]
-        parts = [summary_v2.hparams_config_pb(*columns), summary_v2.hparams_pb(values)]
+        row = summary_v2.hparams_pb(
+            values, trial_id=""
+        )  # of its own: runs that share a name become one row, their mean
+        parts = [summary_v2.hparams_config_pb(*columns), row]
         self._append([_event(summary=part) for part in parts])
 
     def end(self) -> None:
@@ -80,11 +87,12 @@ class EventsFile:
         """Write events behind the last whole record; where the disk is full, none of them is there."""
         contents = _framed(events)
         with os.fdopen(open_own(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
-            file.truncate(self.length)
-            file.seek(self.length)
-            left = contents
-            while left:  # the first write to a full disk is a short one and the next one an error
-                left = left[file.write(left) :]
+            file.seek(file.truncate(self.length))
+            try:
+                _write_all(file, contents)
+            except BaseException:
+                file.truncate(self.length)  # at once: a server that reads half a record does not read on behind it
+                raise
         self.length += len(contents)
 
 
@@ -123,6 +131,12 @@ def _framed(events: Sequence[Any]) -> bytes:
     for event in events:
         writer.write(event.SerializeToString())
     return contents.getvalue()
+
+
+def _write_all(file: RawIOBase, contents: bytes) -> None:
+    """Write bytes to an unbuffered file: the first write to a full disk is a short one, and the next one an error."""
+    while contents:
+        contents = contents[file.write(contents) :]
 
 
 def _records(body: bytes) -> Iterator[tuple[bytes, int]]:

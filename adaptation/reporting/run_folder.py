@@ -74,7 +74,9 @@ def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
     target = folder / f"run{run.number}"
     target.mkdir(parents=True, exist_ok=True)
     for path in target.iterdir():  # what an interrupted call left, but for the curves, which it may continue
-        if not path.match(PATTERN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif not path.match(PATTERN):
             path.unlink()
     _write_csv(target / "train.csv", _log(run.train))
     _write_csv(target / "val.csv", _log(run.test))

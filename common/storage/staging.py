@@ -66,6 +66,13 @@ class Staging:
             raise InputError(f"{printable(str(folder))}: is a link to another place; give a folder of its own")
         return self.path / folder.relative_to(self.folder)
 
+    def own(self, unit: str) -> Path:
+        """Return where the folder of a unit grows; InputError where a link leads elsewhere."""
+        path = self.path / unit
+        if path.resolve() != self.folder.resolve() / path.relative_to(self.folder):
+            raise InputError(f"{printable(str(path))}: is behind a link; remove the link")
+        return path
+
     def resumes(self, plan: Mapping[str, Any], overwrite: bool) -> bool:
         """Return whether work of this plan is here. Nothing is written.
 

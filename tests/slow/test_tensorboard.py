@@ -27,9 +27,9 @@ TRAIN = ["train.py", "-d", "features.npy", "-s", "runs/first", "-e", str(EPOCHS)
 SECONDS = 60
 
 
-@pytest.fixture(params=["auto", "false"])
+@pytest.fixture(params=["auto"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
-    """`server(path)` is what TensorBoard answers, with its fast reader of files and with the other one."""
+    """`server(path)` is what TensorBoard answers, as it is started by default."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -12,6 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from adaptation.curves import Progress
 from adaptation.reporting.events import EventsFile, write_events
@@ -127,6 +128,7 @@ def test_full_disk_leaves_whole_records(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert raised.value.errno == errno.EFBIG
+    assert file.path.stat().st_size == file.length  # at once, for who reads meanwhile
     assert EventsFile(tmp_path).epochs == 1
     file.add(progress(2, 1))
     assert [step for step, *_ in scalars(tmp_path)["Train/Loss"]] == [1, 2]
@@ -146,3 +148,15 @@ def test_whole_file_has_the_curves(tmp_path: Path, epochs: Sequence[int] | None,
     write_events(tmp_path, {"Avg_Test": {"top 1": [0.25, 0.5]}}, epochs)
     (curve,) = scalars(tmp_path).values()
     assert [(step, value) for step, value, _ in curve] == list(zip(steps, [0.25, 0.5], strict=True))
+
+
+def test_record_that_is_no_event_is_cut_off(tmp_path: Path) -> None:
+    file = EventsFile(tmp_path)
+    file.add(progress(1, 1))
+    whole = file.path.read_bytes()
+    with file.path.open("ab") as stream:
+        RecordWriter(stream).write(b"\xff\xff\xff")
+    again = EventsFile(tmp_path)
+    assert again.epochs == 1
+    again.add(progress(2, 1))
+    assert again.path.read_bytes()[: len(whole)] == whole

@@ -140,6 +140,7 @@ def test_a_run_that_was_cut_short_is_written_anew(
 def test_a_run_takes_the_place_of_a_damaged_one(tmp_path: Path, pairs: Pairs, run: Run) -> None:
     make_part(tmp_path / "run2", "damaged")
     (tmp_path / "run2" / "stale.csv").touch()
+    (tmp_path / "run2" / "folder").mkdir()
     results.write_run(tmp_path, run, pairs, "original")
     assert results.read_scores(tmp_path / "run2", 3) == run.scores()
     assert not (tmp_path / "run2" / "stale.csv").exists()

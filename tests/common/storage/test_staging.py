@@ -519,3 +519,16 @@ def test_what_is_beside_the_plan_does_not_count(tmp_path: Path) -> None:
     staging.begin({**PLAN, "unit": 20}, overwrite=False)
     assert Staging(tmp_path).resumes(PLAN, overwrite=False)
     assert (Staging(tmp_path).plan or {})["unit"] == 20
+
+
+# ---- links in the place of a unit
+
+
+@pytest.mark.parametrize("unit", ["run1", "model/run1"])
+def test_link_in_the_place_of_a_unit_is_refused(tmp_path: Path, unit: str) -> None:
+    (tmp_path / "mine").mkdir()
+    staging = begun(tmp_path / "runs")
+    assert staging.own(unit) == staging.path / unit
+    (staging.path / unit.partition("/")[0]).symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="is behind a link; remove the link"):
+        staging.own(unit)
