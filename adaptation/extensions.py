@@ -71,7 +71,7 @@ def _module(path: str, source: bytes) -> ModuleType:
     sys.modules[name] = module = importlib.util.module_from_spec(spec)  # where dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file may do anything
+    except (Exception, SystemExit) as error:  # the file may do anything
         raise InputError(f"{printable(path)}: {_first_line(error)}") from error
     return module
 
@@ -86,5 +86,5 @@ def tried(name: str, made: Callable[[], Any]) -> Any:
         raise InputError(f"{printable(name)}: {_first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return printable(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")

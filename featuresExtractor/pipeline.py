@@ -113,6 +113,8 @@ def extract(work: Work) -> tuple[Files, Mapping[str, Any]]:
     with ExitStack() as stack:
         work.staging.begin(work.plan, work.job.overwrite)
         stack.callback(work.staging.close)
+        if SEALED in work.staging.units:  # of a file that a power cut took: it is no longer whole
+            work.staging.add(SEALED, {})
         writers = [stack.enter_context(writer) for writer in _writers(work, work.forward)]
         with _said_what_is_kept(work):
             units, summary = _extract_all(work, work.forward, writers)

@@ -35,7 +35,7 @@ class Staging:
     """The unfinished work of `folder`, in `path` within it.
 
     `part` tells several works of one folder apart. `units` maps the key of each unit that is done to what is known of
-    it; keys do not depend on who does the work, so that several processes may share it.
+    it; keys do not depend on who does the work. One process at a time writes here.
     """
 
     def __init__(self, folder: Path, part: str = "") -> None:

@@ -125,9 +125,7 @@ def test_a_pca_that_the_memory_does_not_hold_is_refused_before(monkeypatch: pyte
     monkeypatch.setattr(pca_module, "free_memory", lambda _: needed)
     fit(rows, 3)
     monkeypatch.setattr(pca_module, "free_memory", lambda _: needed - 1)
-    with pytest.raises(
-        OutOfMemory, match=r"^a PCA of 40 dimensions takes \S+ GiB of memory, "
-    ):
+    with pytest.raises(OutOfMemory, match=r"^a PCA of 40 dimensions takes \S+ GiB of memory, "):
         fit(rows, 3)
 
 

@@ -699,6 +699,21 @@ def test_whole_files_that_want_their_names_alone_get_them_without_the_backbone(
     assert contents_of(out / "tiny") == contents_of(out / "whole")
 
 
+def test_whole_file_that_a_power_cut_took_is_not_named_before_it_is_whole_again(
+    job: MakeJob, pairs: Callable[..., Path], out: Path
+) -> None:
+    root = pairs(4)
+    run_job(job(root, "adapt", batch=2, folder=out / "whole"))
+    with power_cut("place", 0):
+        run_job(job(root, "adapt", batch=2))
+    (out / "tiny" / ".unfinished" / "features" / "features.npy").unlink()
+    with power_cut("add", 2):  # half of it is there again, beside its old .json
+        run_job(job(root, "adapt", batch=2))
+    assert not (out / "tiny" / "features.npy").exists()
+    run_job(job(root, "adapt", batch=2))
+    assert contents_of(out / "tiny") == contents_of(out / "whole")
+
+
 @pytest.mark.parametrize("layers", [{"layer1": 32}, {"layer1": 32, "layer2": 48, "layer4": 96}])
 def test_whole_files_of_other_layers_do_not_get_the_names_of_these(
     layers: dict[str, int], job: MakeJob, pairs: Callable[..., Path], tiny_model: Backbone, out: Path
