@@ -15,6 +15,7 @@ from typing import Any
 from common.errors import InputError, nearest, printable
 
 SUFFIX = ".py"
+_sources: dict[str, bytes] = {}  # as `digest` read them
 
 
 class _Source(SourceLoader):
@@ -42,16 +43,23 @@ def find(name: str, table: Mapping[str, Any], what: str) -> Callable[..., Any]:
     if not path.endswith(SUFFIX):
         message = f"unknown {what} '{printable(name)}'{nearest(name, list(table))}"
         raise InputError(f"{message} allowed are {', '.join(table)}, and one of your own: FILE.py:NAME")
-    member = getattr(_module(path, _read(path)), attribute, None)
+    source = _sources[path] if path in _sources else _read(path)
+    member = getattr(_module(path, source), attribute, None)
     if not callable(member):
         raise InputError(f"{printable(name)}: there is no class or function '{attribute}' in this file")
     return member  # type: ignore[no-any-return]
 
 
 def digest(name: str) -> str | None:
-    """Return the SHA-256 of the file that an address `FILE.py:NAME` leads to; None for a name in a table."""
+    """Return the SHA-256 of the file that an address `FILE.py:NAME` leads to; None for a name in a table.
+
+    From then on `find` runs these bytes: a file that is edited while runs are trained changes none of them.
+    """
     path = name.rpartition(":")[0]
-    return hashlib.sha256(_read(path)).hexdigest() if path.endswith(SUFFIX) else None
+    if not path.endswith(SUFFIX):
+        return None
+    _sources[path] = _read(path)
+    return hashlib.sha256(_sources[path]).hexdigest()
 
 
 def _read(path: str) -> bytes:

@@ -75,9 +75,9 @@ def embedding_width(name: str, features: int) -> int:
 
 def is_stackable(name: str, features: int) -> bool:
     """Return whether one batched product can serve the heads of several runs: not where they have buffers, as BatchNorm
-    has, or draw random numbers, as Dropout does."""
+    has, or weights that are not trained, or draw random numbers, as Dropout does."""
     heads = [build_head(name, features, 0) for _ in range(2)]
-    if any(True for _ in heads[0].buffers()):
+    if any(not tensor.requires_grad for tensor in (*heads[0].parameters(), *heads[0].buffers())):
         return False
     try:
         HeadStack(heads, torch.device("cpu"))(torch.zeros(2, 3, features))

@@ -136,7 +136,7 @@ def _train(
     train, test, pcas = _stacked(pairs, splits, split_pca)
     device = train.left.device
     heads = HeadStack([build_head(settings.head, train.left.shape[-1], seed) for _, seed in seeds], device)
-    weights = list(heads.weights.values())
+    weights = [weight for weight in heads.weights.values() if weight.requires_grad]
     optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE) if weights else None
     orders = [np.random.default_rng(seed) for _, seed in seeds]
     recorder = Recorder(numbers, device, watch)

@@ -7,8 +7,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from adaptation.heads import HEADS, HeadStack, build_head
+from adaptation.heads import HEADS, HeadStack, build_head, embedding_width, is_stackable
 
 CPU = torch.device("cpu")
 
@@ -132,3 +133,87 @@ def test_a_head_is_taken_out_with_the_weights_it_has_by_then(name: str) -> None:
     with torch.no_grad():
         stacked.zero_()
     assert all(weight.any() for head in taken for weight in head.parameters())  # they share no memory
+
+
+# ---- heads of other kinds
+
+
+class Noisy(nn.Sequential):
+    """Dropout, and no buffers."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Linear(features, 4), nn.Dropout(0.5))
+
+
+class Normed(nn.Sequential):
+    """Buffers, and no random numbers."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Linear(features, 4), nn.BatchNorm1d(4))
+
+
+class Partial(nn.Sequential):
+    """A first layer that is not trained."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Linear(features, 4), nn.ReLU(), nn.Linear(4, 4))
+        self[0].requires_grad_(False)
+
+
+class Branching(nn.Linear):
+    """Does one thing or another, by the values that it gets."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class Deep(nn.Sequential):
+    """Nothing that keeps runs apart."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Linear(features, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 4))
+
+
+OTHERS = {"noisy": Noisy, "normed": Normed, "partial": Partial, "branching": Branching, "deep": Deep}
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, head in OTHERS.items():
+        monkeypatch.setitem(HEADS, name, head)
+
+
+@pytest.mark.usefixtures("others")
+@pytest.mark.parametrize(
+    ("name", "stacks"),
+    [
+        *[("original", True), ("peterson", True), ("dummy", True), ("deep", True)],
+        *[("noisy", False), ("normed", False), ("partial", False), ("branching", False)],
+    ],
+)
+def test_heads_with_buffers_random_numbers_or_fixed_weights_are_not_stacked(name: str, stacks: bool) -> None:
+    before = torch.get_rng_state()
+    assert is_stackable(name, 8) == stacks
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("others")
+@pytest.mark.parametrize(
+    ("name", "width"), [("original", 1024), ("peterson", 8), ("dummy", 8), *[(name, 4) for name in OTHERS]]
+)
+def test_width_of_embeddings_is_that_of_what_a_head_gives(name: str, width: int) -> None:
+    before = torch.get_rng_state()
+    assert embedding_width(name, 8) == width
+    assert torch.equal(torch.get_rng_state(), before)
+    assert build_head(name, 8, 0)(inputs()).shape[1] == width
+
+
+@pytest.mark.usefixtures("others")
+def test_mode_is_set_for_all_heads() -> None:
+    heads = HeadStack([build_head("noisy", 8, seed) for seed in (1, 2)], CPU)
+    for mode in (False, True):
+        heads.train(mode)
+        assert [head[1].training for head in heads.heads if isinstance(head, Noisy)] == [mode, mode]

@@ -18,7 +18,7 @@ from adaptation.curves import Metrics
 from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import seeds_of
-from adaptation.heads import HeadStack, build_head
+from adaptation.heads import HEADS, HeadStack, build_head
 from adaptation.losses import contrast
 from adaptation.ranks import Contrast
 from adaptation.tiled_loss import Tiling
@@ -554,3 +554,149 @@ def test_the_head_is_rounded_in_bf16_alone(pairs: Pairs, precision: str, rounded
     assert found.dtype == torch.float32
     assert torch.equal(found, exact) != rounded
     torch.testing.assert_close(found, exact, rtol=0.02, atol=0.02)
+
+
+# ---- heads with Dropout and BatchNorm
+
+
+class TwoLayers(nn.Sequential):
+    """A layer, BatchNorm, Dropout, and another layer. (N, D) -> (N, 4).
+
+    The first has no bias: BatchNorm takes it away, and Adam would follow the rounding of its gradient.
+    """
+
+    def __init__(self, features: int) -> None:
+        layer = nn.Linear(features, 6, bias=False)
+        super().__init__(layer, nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 4))
+
+
+class Partial(nn.Sequential):
+    """A first layer that is not trained. (N, D) -> (N, 4)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(nn.Linear(features, 6), nn.ReLU(), nn.Linear(6, 4))
+        self[0].requires_grad_(False)
+
+
+class Fixed(nn.Linear):
+    """A projection that is not trained. (N, D) -> (N, 4)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 4)
+        self.requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def other_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, head in {"two-layers": TwoLayers, "partial": Partial, "fixed": Fixed}.items():
+        monkeypatch.setitem(HEADS, name, head)
+
+
+def state(run: Run) -> dict[str, Tensor]:
+    return run.head.state_dict()
+
+
+def identical(run: Run, other: Run) -> bool:
+    """To the bit: curves, weights and buffers."""
+    alike = all(torch.equal(value, state(other)[name]) for name, value in state(run).items())
+    return alike and (run.train, run.test, run.frozen) == (other.train, other.test, other.frozen)
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("head", ["two-layers", "partial", "fixed"])
+def test_a_run_that_is_not_stacked_is_the_same_whatever_goes_with_it(
+    pairs: Pairs, head: str, batch_size: int | None
+) -> None:
+    settings = replace(SETTINGS, head=head, batch_size=batch_size)
+    together = train_runs(pairs, settings, [3, 1, 2])
+    torch.manual_seed(1234)  # random numbers that others drew make no difference
+    torch.rand(100)
+    for run in together:
+        assert identical(run, train_run(pairs, settings, run.number))
+    assert not identical(together[0], together[1])
+
+
+def test_training_with_dropout_leaves_torchs_random_numbers_as_they_were(pairs: Pairs) -> None:
+    torch.manual_seed(77)
+    before = torch.get_rng_state()
+    train_runs(pairs, replace(SETTINGS, head="two-layers"), [1, 2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_is_drawn_anew_in_each_run_and_epoch(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    dropout = nn.Dropout.forward
+
+    def watched(self: nn.Dropout, x: Tensor) -> Tensor:
+        if self.training:
+            drawn.append(dropout(self, torch.ones(20, 20)))
+        return dropout(self, x)
+
+    monkeypatch.setattr(nn.Dropout, "forward", watched)
+    train_runs(pairs, replace(SETTINGS, head="two-layers", epochs=2), [1, 2])
+    masks = {tuple(mask.flatten().tolist()) for mask in drawn}
+    assert len(masks) == len(drawn) == 2 * 2 * 2 * 2  # runs, epochs, views and sides
+
+
+class DropoutReference:
+    """A head with BatchNorm and Dropout in plain torch, as the documents of torch train one."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.head = TwoLayers(8)
+        self.adam = torch.optim.Adam(self.head.parameters(), lr=0.001)
+
+    def step(self, train: Pairs) -> float:
+        self.head.train()
+        losses = [
+            symmetric_loss(cosines(self.head(train.left[view]), self.head(train.right[view])), 15.0) for view in (0, 1)
+        ]
+        self.adam.zero_grad()
+        (sum(losses) / 2).backward()  # type: ignore[union-attr]
+        self.adam.step()
+        return sum(loss.item() for loss in losses) / 2
+
+    @torch.no_grad()
+    def test(self, test: Pairs) -> float:
+        self.head.eval()
+        return symmetric_loss(cosines(self.head(test.left[0]), self.head(test.right[0])), 15.0).item()
+
+
+def test_curves_of_batch_norm_and_dropout_are_those_of_plain_torch(pairs: Pairs) -> None:
+    run, (_, seed) = train_run(pairs, replace(SETTINGS, head="two-layers"), 2), seeds_of(SETTINGS.seed, 2)
+    train, test = pairs.subset(run.split.train), pairs.subset(run.split.test)
+    with torch.random.fork_rng(devices=[]):
+        reference = DropoutReference(seed)
+        torch.manual_seed(seed + 1)
+        expected = [(reference.step(train), reference.test(test)) for _ in range(SETTINGS.epochs)]
+    assert run.train["Loss"] == pytest.approx([loss for loss, _ in expected], abs=1e-5)
+    assert run.test["Loss"] == pytest.approx([loss for _, loss in expected], abs=1e-5)
+    torch.testing.assert_close(state(run), reference.head.state_dict(), atol=1e-5, rtol=1e-5)
+    assert state(run)["1.num_batches_tracked"] == 4 * SETTINGS.epochs  # two views of two sides
+
+
+def test_the_last_metrics_of_a_run_are_those_of_its_head_in_evaluation_mode(pairs: Pairs) -> None:
+    run = train_run(pairs, replace(SETTINGS, head="two-layers"), 1)
+    test, head = pairs.subset(run.split.test), TwoLayers(8).eval()
+    head.load_state_dict(state(run))  # as from a checkpoint, buffers and all
+    with torch.no_grad():
+        losses = [symmetric_loss(cosines(head(test.left[0]), head(test.right[0])), 15.0).item() for _ in range(2)]
+    assert losses[0] == losses[1] == pytest.approx(run.test["Loss"][-1], abs=1e-5)
+    assert not run.head.training
+
+
+def test_weights_that_are_not_to_be_trained_are_not(pairs: Pairs) -> None:
+    for run in train_runs(pairs, replace(SETTINGS, head="partial"), [1, 2]):
+        before = build_head("partial", 8, seeds_of(SETTINGS.seed, run.number)[1]).state_dict()
+        changed = {name for name, value in state(run).items() if not torch.equal(value, before[name])}
+        assert changed == {"2.weight", "2.bias"}
+        assert run.optimiser is not None
+        assert [len(group["params"]) for group in run.optimiser.param_groups] == [2]
+
+
+def test_head_with_nothing_to_train_has_a_constant_curve(pairs: Pairs) -> None:
+    for run in train_runs(pairs, replace(SETTINGS, head="fixed"), [1, 2]):
+        assert run.optimiser is None
+        assert run.train["Loss"] == [run.train["Loss"][0]] * SETTINGS.epochs
+        assert run.test["Loss"] == [run.test["Loss"][0]] * SETTINGS.epochs
+        assert run.test["Loss"][0] != run.frozen["Loss"]
