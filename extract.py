@@ -10,7 +10,7 @@ PAIRS holds `left/` and `right/`; files of the same name (whatever their suffix)
 taken as a flat folder of images. `FEATURES/<model>/` receives the features, each file with a `.json` that says where
 the numbers come from. Another N later uses the features that are already there.
 
-Several models run one after the other; what failed is told at the end (exit code 1), and the same command again goes on
+Several models run one after the other; failures are listed at the end (exit code 1), and the same command again goes on
 with what is missing.
 """
 
@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace what is there; features that fit are kept for another PCA")
     console.add_device(parser)
     console.add_precision(
-        parser, ("fp32", "tf32", "bf16", "fp16"), "what others change is measured on the first images and told"
+        parser, ("fp32", "tf32", "bf16", "fp16"), "what others change is measured on the first images and printed"
     )
     add(
         "--compile",

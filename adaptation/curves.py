@@ -31,7 +31,7 @@ class Progress:
 
 
 class Recorder:
-    """The curves of the runs of these numbers on a device. `watch` is told of new epochs, run by run."""
+    """The curves of the runs of these numbers on a device. `watch` gets the new epochs, run by run."""
 
     def __init__(
         self, numbers: Sequence[int], device: torch.device, watch: Callable[[Progress], object] | None = None
@@ -51,7 +51,7 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Bring what waits off the device, and tell of it."""
+        """Bring what waits off the device, and give it to `watch`."""
         if not self.waiting:
             return
         first, self.epochs = self.epochs + 1, self.epochs + len(self.waiting)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.errors import InputError
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -65,13 +67,16 @@ METRICS = {
 
 def retrieval_metrics(ranks: Sequence[Tensor], ks: Sequence[int]) -> dict[str, Tensor]:
     """Return all metrics (R,) by name, from the ranks (R, N) of the N partners in R runs, left to right and right to
-    left; those with {k} in their name for each of `ks`."""
+    left; those with {k} in their name for each of `ks`. InputError for a metric of another shape."""
     values: dict[str, Tensor] = {}
     for name, metric in METRICS.items():
         if "{k}" in name:
             values |= {name.format(k=k): metric.of(*ranks, k) for k in ks}
         else:
             values[name] = metric.of(*ranks)
+    for name, value in values.items():
+        if value.shape != (shape := ranks[0].shape[:-1]):
+            raise InputError(f"metric '{name}': gives {tuple(value.shape)}, not a number a run, {tuple(shape)}")
     return values
 
 

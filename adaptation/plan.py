@@ -23,11 +23,13 @@ from adaptation.trainer import Settings
 from common.errors import InputError, listed, printable
 from common.machine.resources import require_disk
 from common.record import differences, package_versions, read_record
+from common.storage.files import sha256
 from common.storage.staging import Staging
 
 logger = logging.getLogger(__name__)
 
 KS, KS_COMPARED = (1, 3), (1, 3, 5)
+PROGRAM = ("heads", "losses", "metrics", "ranks", "tiled_loss", "trainer")  # modules beside this one
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,15 @@ def _recorded_plan(features: FeatureSet) -> dict[str, Any]:
     return existing if isinstance(existing, dict) else {}
 
 
+def program() -> str:
+    """Return the SHA-256 of the sources that the numbers of a run are made with: whoever changes a head, a loss or a
+    metric is not shown the runs of before, and does not resume them."""
+    folder, digests = Path(__file__).parent, hashlib.sha256()
+    for name in PROGRAM:
+        digests.update(sha256(folder / f"{name}.py").encode())
+    return digests.hexdigest()
+
+
 def _plan_of(sets: Sequence[FeatureSet], setup: Setup) -> dict[str, Any]:
     """What runs must have in common to stand side by side."""
     names = json.dumps(sets[0].survey.names).encode()
@@ -202,5 +213,6 @@ def _plan_of(sets: Sequence[FeatureSet], setup: Setup) -> dict[str, Any]:
         "PCA of each run": setup.split_pca.components if setup.split_pca else None,
         "device": setup.device.type,
         "versions": package_versions(),
+        "program": program(),
         "features": [[features.source.label, features.survey.sha256] for features in sets],
     }

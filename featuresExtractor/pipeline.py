@@ -96,8 +96,9 @@ def recover(job: Job) -> bool:
     if part in complete_all(job.folder):
         return True
     staging = Staging(job.folder, part)
-    files = {str(name): staging.path / str(place) for name, place in staging.units.get(SEALED, {}).items()}
-    if not files or not all(path.exists() for path in files.values()):
+    sealed = {str(name): str(place) for name, place in staging.units.get(SEALED, {}).items()}
+    files = {name: staging.path / Path(place).name for name, place in sealed.items()}
+    if not files or not all(path.is_file() for path in files.values()):
         return False  # a power cut may have kept the line and lost a file
     _place(job, staging, files)
     return True

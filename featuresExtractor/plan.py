@@ -69,7 +69,7 @@ def check_all_components(job: Job, items: int) -> None:
 
 
 def _check_own(job: Job) -> None:
-    """InputError for a file in the place of reduced features that nothing records: it may be anyone's."""
+    """InputError for a file in the place of reduced features that nothing records: it may be the user's."""
     for part in job.pcas:
         target = job.file(part.target)
         if target.exists() and not target.with_suffix(".json").exists() and not job.overwrite:
@@ -98,9 +98,10 @@ def _reduction(job: Job, weights: Weights, settings: Mapping[str, Any], record: 
     more = f" (and {len(job.outputs) - 1} more)" if len(job.outputs) > 1 else ""
     logger.info(f"{printable(str(output))}{more} is there and was made in the same way: used again")
     if (unfinished := Staging(job.folder, output.stem)).plan is not None:
-        logger.warning(f"note: {printable(str(unfinished.path))}: begun with --overwrite, which goes on with it")
+        logger.warning(f"note: {printable(str(unfinished.path))}: unfinished; --overwrite resumes it")
     pcas = [part for part in job.pcas if job.overwrite or not _is_reduced(job, part)]
     staging = Staging(job.folder, f"{output.stem}-pca{job.processor.components}")
+    _check_disk(job, staging, (), pcas)
     fitted = {"source": record.get("sha256"), "device": job.device.type}
     return Work(job, weights, settings, fitted, staging, False, pcas, record=record)
 
@@ -126,7 +127,7 @@ def _extraction(job: Job, weights: Weights, settings: Mapping[str, Any]) -> Work
         _check_outdated(job)
     most = _recorded_batch(staging) or job.batch if resumed else job.batch
     forward = _forward(replace(job, batch=min(job.batch, most)), load_backbone(job.model, weights))
-    _check_disk(job, staging, forward)
+    _check_disk(job, staging, forward.shapes, job.pcas)
     batch = most if resumed else forward.batch
     size = max(1, batch // len(job.dataset.sides))
     begun = {**resumable, "batch": batch}
@@ -183,12 +184,12 @@ def _forward(job: Job, backbone: Any) -> Forward:
         raise InputError(f"{message}: {reason}") from error
 
 
-def _check_disk(job: Job, staging: Staging, forward: Forward) -> None:
+def _check_disk(job: Job, staging: Staging, shapes: Sequence[tuple[int, ...]], pcas: Sequence[PcaPlan]) -> None:
     """InputError when the disk does not hold the features: better now than in some hours."""
     longest, sides = job.dataset.longest_name, job.dataset.sides
-    rows = [row_type(sides, shape, longest) for shape in forward.shapes]
+    rows = [row_type(sides, shape, longest) for shape in shapes]
     reduced = row_type(sides, job.processor.components or 0, longest)
-    bytes_per_row = sum(row.itemsize for row in rows) + reduced.itemsize * len(job.pcas)
+    bytes_per_row = sum(row.itemsize for row in rows) + reduced.itemsize * len(pcas)
     written = sum(bytes_on_disk(staging.path / path.name) for path in job.outputs)
     advice = "make room" if job.processor.recipe.joined else "-p adapt keeps the layers' means alone"
     needed = bytes_per_row * len(job.dataset) * job.views - written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import train
-from adaptation import heads, losses, metrics, trainer
+from adaptation import heads, losses, metrics, plan, trainer
 from featuresExtractor.features.writing import write_pairs
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
@@ -91,6 +92,37 @@ def test_metric(run: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     values = {name: metric["last_epoch"]["mean"] for name, metric in summary["metrics"].items()}
     assert 0 < values["both 1"] < values["both 5"] <= values["recall 5 left-to-right"] <= values["top 5"]
     assert re.search(r"^both 5 +0\.\d{3}", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_change_of_the_package_is_noticed(
+    run: Train, features: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by an editor: a copy of the sources that differs in a character."""
+    summary = run()
+    assert summary["plan"]["program"] == plan.program()
+    copy = features.parent / "adaptation"
+    shutil.copytree(Path(plan.__file__).parent, copy)
+    words = ["-d", str(features), "-s", str(summary["folder"]), "-t", "5", "-e", "20", "-r", "2", "--cpu"]
+    for name in ("heads", "losses", "metrics", "ranks", "tiled_loss", "trainer"):
+        source = copy / f"{name}.py"
+        original = source.read_text(encoding="utf-8")
+        source.write_text(original + "#", encoding="utf-8")
+        with monkeypatch.context() as patch:
+            patch.setattr(plan, "__file__", str(copy / "plan.py"))
+            assert train.main(words) == 2
+        assert "already holds runs of other settings (program: " in capsys.readouterr().err
+        source.write_text(original, encoding="utf-8")
+    assert train.main(words) == 0
+
+
+def test_metric_of_another_shape_is_refused_by_name(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mean = metrics.Metric(lambda left_to_right, right_to_left: left_to_right.mean())
+    monkeypatch.setitem(metrics.METRICS, "mean rank", mean)
+    assert train.main(["-d", str(features), "-s", str(tmp_path / "runs"), "--cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "train.py: error: metric 'mean rank': gives (), not a number a run, (1,)"
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 from adaptation.curves import Curves, Progress
 from common.machine.system import open_own
-from common.storage.files import written_whole
+from common.storage.files import write_all, written_whole
 
 VERSION = "brain.Event:2"  # of the format
 PATTERN = "events.out.tfevents.*.adaptation"
@@ -41,7 +40,7 @@ class EventsFile:
         for data, end in _records(self.path.read_bytes()):
             try:
                 event = Event.FromString(data)
-            except Exception:  # protobuf's DecodeError, which TensorBoard does not pass on: the file may be anyone's
+            except Exception:  # protobuf's DecodeError, which TensorBoard does not pass on: the file is not trusted
                 return
             self.length, self.epochs = end, max(self.epochs, event.step)
             self.plugins += [value.tag for value in event.summary.value if value.metadata.plugin_data.plugin_name]
@@ -64,9 +63,7 @@ class EventsFile:
             return
         values = {name: _plain(value) for name, value in settings.items()}
         columns = [summary_v2.HParam(name) for name in values], [summary_v2.Metric(tag) for tag in metrics]
-        row = summary_v2.hparams_pb(
-            values, trial_id=""
-        )  # of its own: runs that share a name become one row, their mean
+        row = summary_v2.hparams_pb(values, trial_id="")  # or runs of equal settings become one row, their mean
         parts = [summary_v2.hparams_config_pb(*columns), row]
         self._append([_event(summary=part) for part in parts])
 
@@ -89,7 +86,7 @@ class EventsFile:
         with os.fdopen(open_own(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
             file.seek(file.truncate(self.length))
             try:
-                _write_all(file, contents)
+                write_all(file, contents)
             except BaseException:
                 file.truncate(self.length)  # at once: a server that reads half a record does not read on behind it
                 raise
@@ -131,12 +128,6 @@ def _framed(events: Sequence[Any]) -> bytes:
     for event in events:
         writer.write(event.SerializeToString())
     return contents.getvalue()
-
-
-def _write_all(file: RawIOBase, contents: bytes) -> None:
-    """Write bytes to an unbuffered file: the first write to a full disk is a short one, and the next one an error."""
-    while contents:
-        contents = contents[file.write(contents) :]
 
 
 def _records(body: bytes) -> Iterator[tuple[bytes, int]]:

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ def finish_file(partial: Path, path: Path) -> None:
         os.close(descriptor)
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def write_all(file: RawIOBase, contents: bytes) -> None:
+    """Write bytes to an unbuffered file: the first write to a full disk is a short one, and the next one an error."""
+    while contents:
+        contents = contents[file.write(contents) :]
 
 
 def write_json(path: Path, value: Any) -> None:

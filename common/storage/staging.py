@@ -7,7 +7,7 @@
     placing.json   what goes where; written when all of it is whole, and from then on only renames are left
 
 A line stands there when what it records was written. Incomplete lines are ignored. Any step may be cut short and
-repeated. All of these files may be anyone's: none of them moves anything out of the folder.
+repeated. These files are not trusted: none of them moves anything out of the folder.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 from common.errors import InputError, listed, printable
 from common.machine.system import open_own, sync_folder
 from common.record import differences
-from common.storage.files import partial_name, read_json, write_json
+from common.storage.files import partial_name, read_json, write_all, write_json
 
 UNFINISHED, REPLACED = ".unfinished", ".replaced"
 PLAN, UNITS, PLACING = "plan.json", "units.jsonl", "placing.json"
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError)  # of a file that may be anyone's
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError)  # of an untrusted file
 
 
 class Staging:
@@ -120,9 +120,7 @@ class Staging:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         with os.fdopen(open_own(self.path / UNITS, flags), "ab", buffering=0) as file:
             file.truncate(self._length)
-            left = line
-            while left:  # where the disk is full, the first write is a short one and the next one an error
-                left = left[file.write(left) :]
+            write_all(file, line)
             if durable:
                 sync_folder(self.path)
                 os.fsync(file.fileno())
@@ -204,7 +202,7 @@ def _names(value: object) -> list[str]:
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:
-    """The pairs of names in a list that may be anyone's."""
+    """The pairs of names in an untrusted list."""
     pairs = [tuple(_names(pair)) for pair in value] if isinstance(value, list) else []
     return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
 

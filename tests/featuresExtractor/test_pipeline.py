@@ -457,6 +457,19 @@ def test_disk_without_room_for_the_last_byte_is_told_before_anything_is_written(
     run_job(job(root, words))
 
 
+def test_disk_without_room_for_another_pca_alone_is_told(
+    job: MakeJob, pairs: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pairs(3)
+    run_job(job(root, "adapt-pca 3"))
+    before, needed = files_of(out / "tiny"), np.load(out / "tiny" / "features_pca3.npy").nbytes
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**12, 10**12, 10))
+    assert "-p adapt-pca 2 takes " in refusal(job(root, "adapt-pca 2"))
+    assert files_of(out / "tiny") == before
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**12, 10**12, needed))
+    run_job(job(root, "adapt-pca 2"))
+
+
 # --- several jobs ---
 
 
@@ -711,6 +724,21 @@ def test_whole_file_that_a_power_cut_took_is_not_named_before_it_is_whole_again(
         run_job(job(root, "adapt", batch=2))
     assert not (out / "tiny" / "features.npy").exists()
     run_job(job(root, "adapt", batch=2))
+    assert contents_of(out / "tiny") == contents_of(out / "whole")
+
+
+@pytest.mark.parametrize("way", ["{precious}", "../../../../precious"])
+def test_path_out_of_the_folder_among_units_moves_nothing(
+    way: str, job: MakeJob, pairs: Callable[..., Path], out: Path, tmp_path: Path
+) -> None:
+    root, precious = pairs(2), tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    run_job(job(root, "adapt", batch=2, folder=out / "whole"))
+    with power_cut("add", 1):
+        run_job(job(root, "adapt", batch=2))
+    Staging(out / "tiny", "features").add("sealed", {"features.npy": way.format(precious=precious)})
+    run_job(job(root, "adapt", batch=2))
+    assert precious.read_bytes() == b"mine"
     assert contents_of(out / "tiny") == contents_of(out / "whole")
 
 
