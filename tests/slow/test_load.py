@@ -49,7 +49,7 @@ def resident(process: BaseProcess) -> int:
 
 def test_extraction_stays_flat(pairs: Path) -> None:
     process, begun, checked = start(EXTRACT, pairs, tiny=True), time.monotonic(), 0.0
-    journal, seen = pairs / "out" / "tiny" / "features.partial.jsonl", []
+    journal, seen = pairs / "out/tiny/.unfinished/features/units.jsonl", []
     while process.is_alive():
         try:
             lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
