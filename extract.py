@@ -3,6 +3,8 @@
     python extract.py -d PAIRS -s FEATURES -b 64 --data-aug -p adapt-pca 256
     python extract.py -d PAIRS -s FEATURES -p adapt-pca 256 --model resnet50 --model clip_vit32_b
     python extract.py -d PAIRS -s FEATURES -p adapt --model timm/vit_base_patch14_dinov2.lvd142m --layers norm
+    python extract.py -d PAIRS -s FEATURES -p adapt-pca 256 --model resnet50 --model clip_vit32_b --concat
+    python extract.py -d NEW -s NEW_FEATURES -p adapt-pca 256 --pca FEATURES/clip_rn50x4/pca256.skops
     python extract.py --list-models
     python extract.py --list-layers resnet50
 
@@ -11,7 +13,7 @@ taken as a flat folder of images. `FEATURES/<model>/` receives the features, eac
 the numbers come from. Another N later uses the features that are already there.
 
 Several models run one after the other; failures are listed at the end (exit code 1), and the same command again goes on
-with what is missing.
+with what is missing. With --concat their features are then put side by side.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from featuresExtractor.backbones.backbone import Backbone
     from featuresExtractor.images.folders.dataset import Dataset
     from featuresExtractor.images.settings import Decoding
-    from featuresExtractor.job import Job
+    from featuresExtractor.job import GivenPca, Job
 
 
 __doc__ = f"{__doc__}\nThe processors, and the files that each of them makes:\n\n{listing()}\n"
@@ -154,6 +157,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="admit images of up to N pixels (default 178,956,970, against files that grow beyond any memory)",
     )
+    add(
+        "--pca",
+        type=Path,
+        metavar="FILE",
+        help="with -p adapt-pca N: reduce the features by the PCA in this file, such as FEATURES/<model>/pcaN.skops, "
+        "and fit none: new images for a head that was trained behind it",
+    )
+    add(
+        "--concat",
+        action="store_true",
+        help="with several --model, and -p adapt or adapt-pca N: also write the features of all of them side by side, "
+        "to FEATURES/<a>+<b>/; N dimensions of these, and the single models' are not reduced",
+    )
     add("--overwrite", action="store_true", help="replace what is there; features that fit are kept for another PCA")
     console.add_device(parser)
     console.add_precision(
@@ -231,6 +247,7 @@ def run(args: argparse.Namespace) -> int:
 
     names, processor = find_models(names), parse_processor(args.processor)
     _check_single(args, names)
+    given = _given(args, processor)
     dataset = find_images(args.dataset, args.on_error == "skip", args.recursive, args.follow_links)
     for line in dataset.warnings():
         print(printable(line), file=sys.stderr)
@@ -238,20 +255,31 @@ def run(args: argparse.Namespace) -> int:
         dataset = keep_subset(dataset, args.subset, args.on_error == "skip")
 
     from common.machine.system import keep_freed_memory
+    from featuresExtractor.concat import concatenate, joined_job
     from featuresExtractor.pipeline import run_all, run_job
 
     keep_freed_memory()
     models, failed = _models(args, names)
-    jobs = _jobs(args, models, processor, dataset)
+    jobs = _jobs(args, models, replace(processor, components=None) if args.concat else processor, dataset, given)
+    joined = joined_job(jobs, processor, args.save, given) if args.concat and not failed else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd images that can be read: it would break the bar
         if len(names) > 1:
             more, left_out = run_all(jobs)
-            return _tell(failed | more, len(names)) or int(args.strict and left_out + len(dataset.not_read) > 0)
+            failed |= more
+            if joined and not failed:
+                concatenate(joined, jobs)
+            return _tell(failed, len(names), args.concat) or int(args.strict and left_out + len(dataset.not_read) > 0)
         return int(run_job(jobs[0]) + len(dataset.not_read) > 0 and args.strict)
 
 
-def _jobs(args: argparse.Namespace, models: Sequence[Backbone], processor: Processor, dataset: Dataset) -> list[Job]:
+def _jobs(
+    args: argparse.Namespace,
+    models: Sequence[Backbone],
+    processor: Processor,
+    dataset: Dataset,
+    given: GivenPca | None,
+) -> list[Job]:
     """A job for each model, all of the same images."""
     from common.machine.device import check_precision, choose_device
     from common.machine.system import cores
@@ -279,6 +307,7 @@ def _jobs(args: argparse.Namespace, models: Sequence[Backbone], processor: Proce
             precision=args.precision,
             compiled=args.compile,
             decoding=decoding,
+            given=None if args.concat else given,
             flags={name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         )
         for model in models
@@ -304,11 +333,29 @@ def check_compiler(wanted: bool) -> None:
 
 
 def _check_single(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """InputError for what makes sense for one model alone."""
+    """InputError for what makes sense for one model alone, or for several."""
     file = args.weights != "random" and args.weights
     single = {"--layers": args.layers, "--revision": args.revision, "--weights": file}
+    single |= {"--pca": args.pca} if not args.concat else {}
     if len(names) > 1 and (given := [flag for flag, value in single.items() if value]):
         raise InputError(f"{given[0]} is of one model, and {len(names)} are asked for; extract them one by one")
+    if args.concat and len(names) == 1:
+        raise InputError(f"--concat puts the features of several models side by side, and {names[0]} is one; give more")
+
+
+def _given(args: argparse.Namespace, processor: Processor) -> GivenPca | None:
+    """The PCA of --pca; InputError for what is none of so many components, and for a processor that does not make one
+    vector of all layers, which is what --pca reduces and --concat joins."""
+    one = processor.recipe.joined and "{layer}" not in processor.recipe.reduced
+    if args.concat and not one:
+        raise InputError(f"--concat is for -p adapt or -p adapt-pca N, not -p {processor}")
+    if args.pca and not (one and processor.components):
+        raise InputError(f"--pca is for -p adapt-pca N, which has one PCA over all layers, not -p {processor}")
+    if not args.pca:
+        return None
+    from featuresExtractor.job import given_pca
+
+    return given_pca(args.pca, processor.components or 0)
 
 
 def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Backbone], dict[str, str]]:
@@ -332,11 +379,13 @@ def _models(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Backbo
     return backbones, failed
 
 
-def _tell(failed: Mapping[str, str], count: int) -> int:
+def _tell(failed: Mapping[str, str], count: int, concat: bool) -> int:
     """The closing lines after several models; the exit code is 1 when one of them failed."""
     print(f"\n{count - len(failed)} of {count} models done")
     for name, reason in failed.items():
         print(f"extract.py: {name} failed: {reason}", file=sys.stderr)
+    if failed and concat:
+        print("extract.py: --concat waits until no model fails: the same command goes on", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -87,8 +87,15 @@ def _differing(name: str, recorded: Any, asked: Any) -> Iterator[str]:
         for key in (*asked, *(recorded.keys() - asked.keys())):
             inner = key if name == PLAIN else f"{name} {key}"
             yield from _differing(inner, recorded.get(key), asked.get(key))
+    elif _is_of_dicts(recorded) and _is_of_dicts(asked) and len(recorded) == len(asked):
+        for number, pair in enumerate(zip(recorded, asked, strict=True), 1):
+            yield from _differing(f"{name} {number}", *pair)
     else:
         yield f"{name}: {_shown(recorded)} there, {_shown(asked)} asked"
+
+
+def _is_of_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def _shown(value: Any) -> str:

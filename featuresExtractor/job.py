@@ -7,11 +7,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from sklearn.decomposition import PCA
 
+from common.errors import InputError
 from featuresExtractor.backbones.backbone import Backbone
 from featuresExtractor.images.folders.dataset import Dataset
 from featuresExtractor.images.settings import STORED, Decoding
+from featuresExtractor.pca import load_pca, pca_digest
 from featuresExtractor.processor import PcaPlan, Processor, made_from
+
+
+@dataclass(frozen=True)
+class GivenPca:
+    """A PCA that exists, in the file `path`: it reduces vectors in place of one that is fitted on them."""
+
+    path: Path
+    pca: PCA
+    sha256: str
+
+    @property
+    def width(self) -> int:
+        """D, the dimensions of the vectors that it takes."""
+        return int(self.pca.components_.shape[1])
+
+
+def given_pca(path: Path, n_components: int) -> GivenPca:
+    """Return the PCA in an untrusted file; InputError for a file that is none, or of another number of components."""
+    if not path.is_file():
+        raise InputError(f"{path}: no PCA file here; extract.py -p adapt-pca N writes one (pcaN.skops)")
+    pca = load_pca(path)
+    if (existing := len(pca.components_)) != n_components:
+        raise InputError(f"{path}: has {existing:,} components, and {n_components:,} are asked for (-p adapt-pca N)")
+    return GivenPca(path, pca, pca_digest(pca))
 
 
 @dataclass(frozen=True)
@@ -19,8 +46,8 @@ class Job:
     """One model's features of one dataset.
 
     `folder` receives the files; `weights` and `seed` are those of `find_weights`; `batch` bounds the images at a time;
-    with `links` images may lie outside of the dataset's folder; `decoding` is how files become RGB; `flags` is what
-    the user said, for the record.
+    with `links` images may lie outside of the dataset's folder; `decoding` is how files become RGB; the PCA `given`
+    reduces the features, in place of one that is fitted on them; `flags` is what the user said, for the record.
     """
 
     model: Backbone
@@ -40,6 +67,7 @@ class Job:
     precision: str = "fp32"
     compiled: bool = False
     decoding: Decoding = STORED
+    given: GivenPca | None = None
 
     @property
     def vectors(self) -> int:

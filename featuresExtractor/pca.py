@@ -6,10 +6,11 @@ References: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 NARROW = 1024  # up to this width float64 costs little
 MATRICES = 2  # as large as the covariance, at the least, that are held at once
+ADVICE = "take fewer --layers, or one PCA a layer (-p pca N)"
 BLOCKS, BLOCK = 8, 256  # parts that a row is cut into, and the least numbers of one
 
 
@@ -90,6 +92,12 @@ def check_components(n_components: int, rows: int, width: int) -> None:
         )
 
 
+def check_memory(width: int, device: torch.device, advice: str = ADVICE) -> None:
+    """OutOfMemory, with the advice, where a PCA of vectors of `width` numbers cannot be fitted on this device."""
+    matrices = MATRICES * torch.float64.itemsize * width**2
+    require_memory(matrices, free_memory(float64_device(device)), f"a PCA of {width:,} dimensions takes", advice)
+
+
 @torch.inference_mode()
 def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int, device: torch.device) -> PCA:
     """Return the `n_components` directions of largest variance of all rows in `chunks` (each (n, D)); no whitening.
@@ -98,9 +106,7 @@ def fit_pca(chunks: Iterable[NDArray[np.float32]], width: int, n_components: int
     but for rounding.
     """
     device = float64_device(device)
-    matrices = MATRICES * torch.float64.itemsize * width**2
-    advice = "take fewer --layers, or one PCA a layer (-p pca N)"
-    require_memory(matrices, free_memory(device), f"a PCA of {width:,} dimensions takes", advice)
+    check_memory(width, device)
     moments = Moments(width, device)
     with tf32(False):
         for chunk in chunks:
@@ -147,14 +153,41 @@ class Projection:
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
         device = float64_device(device)
-        self.mean = torch.from_numpy(np.asarray(pca.mean_)).to(device)
-        self.components = torch.from_numpy(np.asarray(pca.components_)).to(device)
+        self.mean = torch.from_numpy(np.asarray(pca.mean_, np.float64)).to(device)
+        self.components = torch.from_numpy(np.asarray(pca.components_, np.float64)).to(device)
 
     @torch.inference_mode()
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         centred = torch.from_numpy(rows).to(self.mean) - self.mean
-        projected: NDArray[np.float32] = (centred @ self.components.T).float().cpu().numpy()
+        projected: NDArray[np.float32] = self._project(centred).float().cpu().numpy()
         return projected
+
+    def _project(self, centred: Tensor) -> Tensor:
+        return centred @ self.components.T
+
+
+class MeasuredProjection(Projection):
+    """A projection that measures how much of the variance of its rows it keeps: they are not those of the fit."""
+
+    def __init__(self, pca: PCA, device: torch.device) -> None:
+        super().__init__(pca, device)
+        self.count, self.squares = 0, self.mean.new_zeros(2)
+        self.sums = [torch.zeros_like(self.mean), self.mean.new_zeros(len(self.components))]
+
+    def _project(self, centred: Tensor) -> Tensor:
+        projected = super()._project(centred)
+        self.count += len(centred)
+        for number, values in enumerate((centred, projected)):
+            self.squares[number] += values.square().sum()
+            self.sums[number] += values.sum(0)
+        return projected
+
+    @property
+    def kept(self) -> float | None:
+        """The share of the variance; None where the rows have none, such as a single one."""
+        squares, means = self.squares.tolist(), [float(total.square().sum()) / self.count for total in self.sums]
+        total, kept = (square - mean for square, mean in zip(squares, means, strict=True))
+        return kept / total if total > ALIKE**2 * squares[0] else None
 
 
 def save_pca(pca: PCA, path: str | os.PathLike[str]) -> None:
@@ -178,7 +211,33 @@ def load_pca(path: str | os.PathLike[str]) -> PCA:
         raise InputError(f"{path}: not a PCA file that extract.py wrote ({type(error).__name__})") from error
     if not isinstance(pca, PCA) or not hasattr(pca, "components_"):
         raise InputError(f"{path}: holds {type(pca).__name__}, not a fitted PCA")
+    if problem := _problem(pca):
+        raise InputError(f"{path}: {problem}; give the file that extract.py wrote")
     return pca
+
+
+def _problem(pca: PCA) -> str | None:
+    """What keeps the PCA in an untrusted file from reducing anything, in words."""
+    arrays: list[Any] = [getattr(pca, name, None) for name in ("mean_", "components_")]
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
+        return "its mean and components are no arrays of floats"
+    mean, components = arrays
+    if components.ndim != 2 or not components.size or mean.shape != components.shape[1:]:
+        return f"its mean is of shape {mean.shape} and its components {components.shape}, not (D,) and (N, D)"
+    if not (np.isfinite(mean).all() and np.isfinite(components).all()):
+        return "its mean or components hold numbers that are not finite"
+    return "it whitens, as no PCA here does" if getattr(pca, "whiten", False) is True else None
+
+
+def pca_digest(pca: PCA) -> str:
+    """Return the SHA-256 of what a fitted PCA does to vectors: the shapes of `mean_` (D,) and `components_` (N, D), and
+    their numbers as little-endian float64. The bytes of its file depend on skops."""
+    digest = hashlib.sha256()
+    for name in ("mean_", "components_"):
+        values = np.ascontiguousarray(getattr(pca, name), dtype="<f8")
+        digest.update(f"{name} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def reduce_features(
@@ -195,6 +254,17 @@ def reduce_features(
         save_pca(pca, pca_file)
         _project(rows, columns, writer, Projection(pca, device), bar)
     return pca
+
+
+def project_features(
+    rows: Rows, columns: slice, writer: FeaturesWriter, pca: PCA, device: torch.device
+) -> float | None:
+    """Reduce the columns of a features file by a PCA that exists. Return the share of their variance that it keeps,
+    None where they have none."""
+    project = MeasuredProjection(pca, device)
+    with progress(rows.count, "pca", "rows") as bar:
+        _project(rows, columns, writer, project, bar)
+    return project.kept
 
 
 def _vectors(rows: Rows, columns: slice, bar: Bar) -> Iterator[Features]:

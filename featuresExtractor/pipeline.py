@@ -12,9 +12,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from common.errors import InputError, OutOfMemory, listed, printable
@@ -25,15 +24,18 @@ from common.storage.lock import held
 from common.storage.staging import Staging, complete_all
 from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.extractor import Clock, extract_units, kept, report_of
-from featuresExtractor.features.alike import ZERO, fault_of
-from featuresExtractor.features.features_file import FeaturesWriter, open_features, row_type
+from featuresExtractor.features.alike import check_varied
+from featuresExtractor.features.features_file import FeaturesWriter, Rows, open_features, row_type
 from featuresExtractor.images.pixels.color import summed_up
 from featuresExtractor.job import Job
-from featuresExtractor.pca import reduce_features
+from featuresExtractor.pca import pca_digest, project_features, reduce_features, save_pca
 from featuresExtractor.plan import Work, check_all_components, none_readable, plan
 from featuresExtractor.processor import PcaPlan
 from featuresExtractor.recorded import record_of, reduced_record, source_record
 from featuresExtractor.units import Unit, missing_units, recorded_units, verified
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +79,34 @@ def run_job(job: Job) -> int:
 def _run(job: Job) -> int:
     work = plan(job, recover(job))
     files, record = extract(work)
-    try:
-        _warn_of_remarks(record.get("remarks") or {})
-        _check_varied(work, files)
-        for part in work.pcas:
-            files |= reduce(work, part, files)
-    finally:
-        publish(work, files)  # what is whole
+    finish(work, files, record.get("remarks") or {})
     if skipped := len(record["skipped"]):
         path = printable(str(job.outputs[0].with_suffix(".json")))
         logger.warning(f"warning: {skipped:,} left out; {path} tells which and why")
     return skipped
+
+
+def finish(work: Work, files: Files, remarks: Mapping[str, Sequence[str]]) -> None:
+    """Say what was remarked on, reduce the features, whole `files` or those in their places, and publish."""
+    try:
+        _warn_of_remarks(remarks)
+        if work.job.processor.recipe.joined:
+            features = work.job.outputs[0]
+            check_varied(features, open_features(files.get(features.name, features)), work.job.views)
+        for part in work.pcas:
+            files |= reduce(work, part, files)
+    finally:
+        publish(work, files)  # what is whole
+
+
+def extract_features(job: Job) -> Mapping[str, Any]:
+    """Extract the features of a job alone, without a PCA and without asking whether anything can be learned from them.
+    Return their record."""
+    with held(job.folder):
+        work = plan(job, recover(job))
+        files, record = extract(work)
+        publish(work, files)
+    return record
 
 
 def recover(job: Job) -> bool:
@@ -155,10 +174,11 @@ def _extract_all(work: Work, forward: Forward, writers: Sequence[FeaturesWriter]
 
 def _seal(work: Work, units: Sequence[Unit], writers: Sequence[FeaturesWriter]) -> tuple[Files, dict[str, Any]]:
     """Make the files whole, as far as their names, with a record of each. Return them, and the first record."""
+    assert work.weights is not None
     job, files, records = work.job, Files(), list[dict[str, Any]]()
     report = report_of(units, job.dataset)
     if not report.written:
-        raise none_readable(job)
+        raise none_readable(job, report.skipped)
     for path, writer in zip(job.outputs, writers, strict=True):
         whole, digest = writer.seal(kept(job.dataset, units))
         records.append(record_of(job, work.settings, work.weights, report, digest))
@@ -201,24 +221,8 @@ def _warn_of_remarks(remarks: Mapping[str, Sequence[str]]) -> None:
         logger.warning(printable(f"warning: {len(names):,} {images}: {text}: {listed(names, 3)}"))
 
 
-def _check_varied(work: Work, files: Files) -> None:
-    """InputError for features of which nothing can be learned, a warning where that is so of one side alone. The file
-    stays, for whoever looks for the cause."""
-    job, path = work.job, work.job.outputs[0]
-    if not job.processor.recipe.joined:
-        return
-    rows = open_features(files.get(path.name, path))
-    originals = np.arange(rows.count // job.views)
-    faults = {side: fault for side in rows.sides if (fault := fault_of(rows.all()[side], originals))}
-    for side, fault in faults.items():
-        message = f"{_shown(path)}: the {side} vectors are {fault}"
-        if len(faults) == len(rows.sides) or fault.startswith(ZERO):
-            raise InputError(message)
-        logger.warning(f"warning: {message}")
-
-
 def reduce(work: Work, part: PcaPlan, files: Files) -> Files:
-    """Fit a PCA on features, whole `files` or those in their places. Return the PCA and the features reduced by it."""
+    """Reduce features, whole `files` or those in their places. Return the files of the PCA and of what it made."""
     job, staging, source, target = work.job, work.staging, work.job.file(part.source), work.job.file(part.target)
     components = job.processor.components or 0
     rows = open_features(files.get(source.name, source))
@@ -228,14 +232,26 @@ def reduce(work: Work, part: PcaPlan, files: Files) -> Files:
     pca_file, record, reduced = new.values()
     with FeaturesWriter(reduced, row_type(rows.sides, components, rows.name_length), rows.count) as writer:
         with _named(part, source):
-            pca = reduce_features(rows, part.columns, writer, pca_file, components, job.device)
+            pca, variance = _fit_or_take(job, part, rows, writer, pca_file)
         _, digest = writer.seal()
-    variance = float(pca.explained_variance_ratio_.sum())
     features = source_record(files.get(source.with_suffix(".json").name, source.with_suffix(".json")))
-    write_json(record, reduced_record(job, part, features, digest, variance))
-    shown = _shown(job.folder / pca_file.name)
-    logger.info(f"{_shown(target)}: {components} dimensions, {variance:.1%} of the variance; the PCA: {shown}")
+    write_json(record, reduced_record(job, part, features, digest, pca_digest(pca), variance))
+    shown, given = _shown(job.folder / pca_file.name), f" by the PCA given ({pca_digest(pca)[:8]})" * bool(job.given)
+    share = "" if variance is None else f", {variance:.1%} of the variance"
+    logger.info(f"{_shown(target)}: {components} dimensions{given}{share}; the PCA: {shown}")
     return new
+
+
+def _fit_or_take(
+    job: Job, part: PcaPlan, rows: Rows, writer: FeaturesWriter, pca_file: Path
+) -> tuple[PCA, float | None]:
+    """Reduce features by a PCA that is fitted on them, or by the given one. Return it, and the share of the variance
+    that it keeps."""
+    if job.given is None:
+        pca = reduce_features(rows, part.columns, writer, pca_file, job.processor.components or 0, job.device)
+        return pca, float(pca.explained_variance_ratio_.sum())
+    save_pca(job.given.pca, pca_file)
+    return job.given.pca, project_features(rows, part.columns, writer, job.given.pca, job.device)
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from featuresExtractor.backbones.activations import LayerReader, pooling_of
 from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone
 from featuresExtractor.features.features_file import row_type
-from featuresExtractor.images.folders.dataset import Dataset
+from featuresExtractor.images.folders.dataset import Dataset, Skipped
 from featuresExtractor.images.loader import check_images, without
-from featuresExtractor.job import Job
+from featuresExtractor.job import GivenPca, Job
 from featuresExtractor.pca import check_components
 from featuresExtractor.processor import PcaPlan
-from featuresExtractor.recorded import is_made_from, plan_of, same_features, settings_of
+from featuresExtractor.recorded import check_pca, is_made_from, pca_differences, plan_of, same_features, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,12 @@ class Work:
 
     It grows in `staging` under `plan`, which work that resumes it must have in common; `resumed` says whether there is
     such work. With `forward`, the images of `job.dataset` (the readable ones alone) go through the network, `size`
-    items at a time; else the features exist, and `record` is what is recorded of them. Then the `pcas` are fitted.
+    items at a time; else the features exist, and `record` is what is recorded of them, or they are made of features of
+    several models. Then the `pcas` are fitted.
     """
 
     job: Job
-    weights: Weights
+    weights: Weights | None
     settings: Mapping[str, Any]
     plan: Mapping[str, Any]
     staging: Staging
@@ -51,15 +52,19 @@ def plan(job: Job, recovered: bool = False) -> Work:
 
     `recovered` features were named only just: `--overwrite` does not make them again.
     """
-    _check_own(job)
+    check_own(job)
     weights = find_weights(job.model, job.weights, job.seed)
     settings = settings_of(job, weights)
-    record = _existing(job, settings, recovered)
-    return _extraction(job, weights, settings) if record is None else _reduction(job, weights, settings, record)
+    warn_of_other_pca(job, settings)
+    record = existing(job, settings, recovered)
+    return _extraction(job, weights, settings) if record is None else reduction(job, weights, settings, record)
 
 
 def check_all_components(job: Job, items: int) -> None:
-    """InputError where a PCA asks for more components than so many items have."""
+    """InputError where a PCA asks for more components than so many items have, or a given one for other vectors."""
+    if job.given is not None:
+        _check_width(job.given, job)
+        return
     for part in job.pcas:
         try:
             check_components(job.processor.components or 0, items * job.vectors, part.stop - part.start)
@@ -68,7 +73,23 @@ def check_all_components(job: Job, items: int) -> None:
             raise InputError(f"{place}{error}") from error
 
 
-def _check_own(job: Job) -> None:
+def _check_width(given: GivenPca, job: Job) -> None:
+    """InputError for a PCA of vectors of another width: of the same width it may still be another backbone's."""
+    if given.width != (width := job.model.width):
+        raise InputError(
+            f"{printable(str(given.path))}: reduces vectors of {given.width:,} numbers, and {job.model.name} gives "
+            f"{width:,}; give the backbone and the layers that it was fitted on"
+        )
+
+
+def warn_of_other_pca(job: Job, settings: Mapping[str, Any]) -> None:
+    """Warn of a given PCA that was fitted on features of other settings, as far as a `.json` beside it tells."""
+    if job.given is not None and (differing := pca_differences(job.given, settings)):
+        path = printable(str(job.given.path))
+        logger.warning(f"warning: {path}: was fitted on features made with other settings ({'; '.join(differing)})")
+
+
+def check_own(job: Job) -> None:
     """InputError for a file in the place of reduced features that nothing records: it may be the user's."""
     for part in job.pcas:
         target = job.file(part.target)
@@ -77,8 +98,8 @@ def _check_own(job: Job) -> None:
             raise InputError(f"{printable(str(target))}: {message}; --overwrite replaces it")
 
 
-def _existing(job: Job, settings: Mapping[str, Any], recovered: bool) -> dict[str, Any] | None:
-    """The record of features that exist and need not be made again; None where they are to be made.
+def existing(job: Job, settings: Mapping[str, Any], recovered: bool) -> dict[str, Any] | None:
+    """Return the record of features that exist and need not be made again; None where they are to be made.
 
     With `--overwrite` features that fit are kept for another PCA, and made again when they are themselves asked for.
     """
@@ -88,12 +109,12 @@ def _existing(job: Job, settings: Mapping[str, Any], recovered: bool) -> dict[st
         if not job.overwrite:
             raise
         return None
-    again = job.overwrite and not job.pcas and not recovered
+    again = job.overwrite and not job.processor.recipe.reduced and not recovered
     return None if None in records or again else records[0]
 
 
-def _reduction(job: Job, weights: Weights, settings: Mapping[str, Any], record: Mapping[str, Any]) -> Work:
-    """The work where the features exist: PCAs alone."""
+def reduction(job: Job, weights: Weights | None, settings: Mapping[str, Any], record: Mapping[str, Any]) -> Work:
+    """Return the work where the features exist: PCAs alone."""
     output = job.outputs[0]
     more = f" (and {len(job.outputs) - 1} more)" if len(job.outputs) > 1 else ""
     logger.info(f"{printable(str(output))}{more} is there and was made in the same way: used again")
@@ -101,15 +122,17 @@ def _reduction(job: Job, weights: Weights, settings: Mapping[str, Any], record: 
         logger.warning(f"note: {printable(str(unfinished.path))}: unfinished; --overwrite resumes it")
     pcas = [part for part in job.pcas if job.overwrite or not _is_reduced(job, part)]
     staging = Staging(job.folder, f"{output.stem}-pca{job.processor.components}")
-    _check_disk(job, staging, (), pcas)
+    check_disk(job, staging, (), pcas)
     fitted = {"source": record.get("sha256"), "device": job.device.type}
     return Work(job, weights, settings, fitted, staging, False, pcas, record=record)
 
 
 def _is_reduced(job: Job, part: PcaPlan) -> bool:
-    """Whether the PCA and the features reduced by it exist; says so, or why they are made again."""
-    target, fitted = job.file(part.target), (job.folder / f"{part.pca}.skops").exists()
-    if fitted and is_made_from(target, job.file(part.source)):
+    """Whether the PCA and the features reduced by it exist; says so, or why they are made again. InputError where they
+    are there by another PCA."""
+    target, pca_file = job.file(part.target), job.folder / f"{part.pca}.skops"
+    check_pca(target, pca_file, job.given)
+    if pca_file.exists() and is_made_from(target, job.file(part.source)):
         logger.info(f"{printable(str(target))} is there and was made from it")
         return True
     if target.exists():
@@ -124,10 +147,10 @@ def _extraction(job: Job, weights: Weights, settings: Mapping[str, Any]) -> Work
     staging, resumable = Staging(job.folder, job.outputs[0].stem), plan_of(job, settings)
     resumed = staging.resumes(resumable, job.overwrite)
     if not resumed:
-        _check_outdated(job)
+        check_outdated(job)
     most = _recorded_batch(staging) or job.batch if resumed else job.batch
     forward = _forward(replace(job, batch=min(job.batch, most)), load_backbone(job.model, weights))
-    _check_disk(job, staging, forward.shapes, job.pcas)
+    check_disk(job, staging, forward.shapes, job.pcas)
     batch = most if resumed else forward.batch
     size = max(1, batch // len(job.dataset.sides))
     begun = {**resumable, "batch": batch}
@@ -153,17 +176,26 @@ def _readable(job: Job) -> Dataset:
         raise InputError(f"{job.dataset.root}: {message}, or --on-error skip leaves such pairs out")
     dataset = without(job.dataset, faults)
     if not dataset.items:
-        raise none_readable(job)
+        raise none_readable(job, dataset.skipped)
     check_all_components(job, len(dataset))
     return dataset
 
 
-def none_readable(job: Job) -> InputError:
+class NoneReadable(InputError):
+    """None of the images that were asked for can be read; `skipped` says why."""
+
+    def __init__(self, message: str, skipped: Sequence[Skipped]) -> None:
+        super().__init__(message)
+        self.skipped = skipped
+
+
+def none_readable(job: Job, skipped: Sequence[Skipped]) -> NoneReadable:
     """Return the error for a dataset without a readable item."""
-    return InputError(f"{job.dataset.root}: none of its {len(job.dataset):,} {job.dataset.kind} could be read")
+    message = f"{job.dataset.root}: none of its {len(job.dataset):,} {job.dataset.kind} could be read"
+    return NoneReadable(message, skipped)
 
 
-def _check_outdated(job: Job) -> None:
+def check_outdated(job: Job) -> None:
     """InputError for reduced features whose source is gone: they are removed only when that is asked for."""
     if not job.overwrite and (outdated := job.made_from([path.name for path in job.outputs])):
         message = "made from features that are not here; --overwrite removes it"
@@ -184,7 +216,7 @@ def _forward(job: Job, backbone: Any) -> Forward:
         raise InputError(f"{message}: {reason}") from error
 
 
-def _check_disk(job: Job, staging: Staging, shapes: Sequence[tuple[int, ...]], pcas: Sequence[PcaPlan]) -> None:
+def check_disk(job: Job, staging: Staging, shapes: Sequence[tuple[int, ...]], pcas: Sequence[PcaPlan]) -> None:
     """InputError when the disk does not hold the features: better now than in some hours."""
     longest, sides = job.dataset.longest_name, job.dataset.sides
     rows = [row_type(sides, shape, longest) for shape in shapes]

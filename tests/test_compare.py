@@ -742,7 +742,7 @@ def test_features_that_were_reduced_are_refused(
 ) -> None:
     file = features / "m0" / "features_pca6.npy"
     told = refused(capsys, [*call(tmp_path / "runs", file), "--pca-fit", "train", "--components", "4"])
-    assert told.startswith(f"{file}: was reduced by extract.py, on all images; --pca-fit train takes the features.npy")
+    assert told.startswith(f"{file}: was reduced by extract.py; --pca-fit train takes the features.npy")
     assert not (tmp_path / "runs").exists()
 
 

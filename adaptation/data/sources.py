@@ -18,8 +18,9 @@ from common.record import read_record
 FEATURES, REDUCED = "features.npy", re.compile(r"features_pca[^.]*\.npy")  # an unfinished file has one more dot
 COMPONENTS = re.compile(r"_pca(\d+)\.npy")
 DEPTH = 2  # folders below the given one: a model's name may have a slash in it
-ALL_IMAGES, TRAINING_PAIRS, NONE, UNKNOWN = "all images", "training pairs", "none", "unknown"
-"""What a PCA was fitted on: by `extract.py`, or by each run; without one; without a `.json` that would tell."""
+ALL_IMAGES, GIVEN, TRAINING_PAIRS, NONE, UNKNOWN = "all images", "given", "training pairs", "none", "unknown"
+"""What a PCA was fitted on: by `extract.py`, or elsewhere (`extract.py --pca`), or by each run; without one; without a
+`.json` that would tell."""
 LONGEST = 60  # characters of a model's name that are kept
 RESERVED = re.compile(r"run\d+|avg|frozen|(summary|curves|comparison)\..*", re.IGNORECASE)
 """What a folder of runs, or a comparison, calls its own parts."""
@@ -43,7 +44,10 @@ class Source:
     def protocol(self) -> str:
         """What `extract.py` fitted a PCA on."""
         record = read_record(self.path)
-        return ALL_IMAGES if "pca" in record else NONE if record else UNKNOWN
+        if "pca" not in record:
+            return NONE if record else UNKNOWN
+        pca = record["pca"]
+        return GIVEN if isinstance(pca, dict) and pca.get("fitted_on") == GIVEN else ALL_IMAGES
 
 
 def find_sources(given: Sequence[Path], reduced: bool = True, components: int | None = None) -> list[Source]:
@@ -171,11 +175,18 @@ def _model_name(path: Path) -> str:
 
 
 def _variant(settings: dict[str, Any]) -> str:
-    """What makes a model another one than its name says: `(random weights)`."""
-    weights = settings.get("weights")
-    random = isinstance(weights, dict) and weights.get("seed") is not None
-    unusual = [*["random weights"] * random, *["paper's preprocessing"] * (settings.get("preprocess") == "paper")]
+    """What makes a model, or one of several side by side, another one than its name says: `(random weights)`."""
+    several = settings.get("backbones")
+    backbones = [each for each in several if isinstance(each, dict)] if isinstance(several, list) else [settings]
+    random = any(map(_is_random, backbones))
+    paper = any(each.get("preprocess") == "paper" for each in backbones)
+    unusual = [*["random weights"] * random, *["paper's preprocessing"] * paper]
     return f" ({', '.join(unusual)})" if unusual else ""
+
+
+def _is_random(settings: dict[str, Any]) -> bool:
+    weights = settings.get("weights")
+    return isinstance(weights, dict) and weights.get("seed") is not None
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from common.errors import InputError, printable
+from featuresExtractor.features.features_file import Rows
+
+logger = logging.getLogger(__name__)
 
 ZERO, SAME = "all zero", "all alike"
 ALIKE = 1e-6  # of the largest value: what differs by less differs by rounding alone
@@ -31,3 +38,15 @@ def fault_of(vectors: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> str
     if not first.any():
         return f"{ZERO}; {CAUSES}"
     return f"{SAME}; {CAUSES}" if len(rows) > 1 else None
+
+
+def check_varied(path: Path, rows: Rows, views: int) -> None:
+    """Check features that are, or will be, at `path`. InputError where nothing can be learned of them, a warning where
+    that is so of one side alone."""
+    originals = np.arange(rows.count // views)
+    faults = {side: fault for side in rows.sides if (fault := fault_of(rows.all()[side], originals))}
+    for side, fault in faults.items():
+        message = f"{printable(str(path))}: the {side} vectors are {fault}"
+        if len(faults) == len(rows.sides) or fault.startswith(ZERO):
+            raise InputError(message)
+        logger.warning(f"warning: {message}")

@@ -184,6 +184,12 @@ class Rows:
             for row in range(0, self.count, step):
                 yield np.fromfile(file, self.row, min(step, self.count - row))
 
+    def some(self, first: int, count: int) -> NDArray[Any]:
+        """At most `count` rows from the row `first` on."""
+        return np.fromfile(
+            self.path, self.row, min(count, self.count - first), offset=self.start + first * self.row.itemsize
+        )
+
     def all(self) -> NDArray[Any]:
         """All rows as a read-only memory map."""
         mapped: NDArray[Any] = np.memmap(self.path, self.row, mode="r", offset=self.start, shape=(self.count,))

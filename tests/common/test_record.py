@@ -42,6 +42,15 @@ def test_what_differs_is_named_with_both_values(change: dict[str, Any], expected
     assert differences(RECORDED, {**ASKED, **change}) == expected
 
 
+def test_what_differs_in_a_list_of_settings_is_named_with_its_place() -> None:
+    recorded = {"backbones": [{"model": "a", "weights": {"seed": 0}}, {"model": "b"}]}
+    asked = {"backbones": [{"model": "a", "weights": {"seed": 5}}, {"model": "c"}]}
+    expected = ["backbones 1 weights seed: 0 there, 5 asked", "backbones 2 model: b there, c asked"]
+    assert differences(recorded, asked) == expected
+    (whole,) = differences(recorded, {"backbones": asked["backbones"][:1]})
+    assert whole.startswith("backbones: [{")
+
+
 def test_versions_of_installed_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "PACKAGES", ("numpy", "no-such-package"))
     assert record.package_versions() == {"numpy": numpy.__version__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import tracemalloc
@@ -32,6 +33,7 @@ from featuresExtractor.pca import (
     check_components,
     fit_pca,
     load_pca,
+    pca_digest,
     reduce_features,
     save_pca,
 )
@@ -374,6 +376,37 @@ def test_file_gives_the_same_pca_back(tmp_path: Path) -> None:
     new = rows_of(5, 9, seed=1)
     assert np.array_equal(loaded.transform(new), pca.transform(new))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["pca.skops"]
+
+
+# --- the digest ---
+
+
+def test_digest_is_that_of_the_numbers_and_not_of_the_file(tmp_path: Path) -> None:
+    pca = fit(rows_of(50, 9), 4)
+    by_hand = hashlib.sha256()
+    for name, values in (("mean_", pca.mean_), ("components_", pca.components_)):
+        by_hand.update(f"{name} {values.shape}".encode() + values.astype("<f8").tobytes())
+    skops.io.dump(pca, tmp_path / "pca.skops", compression=0)  # with the time and the addresses of this process
+    assert pca_digest(pca) == by_hand.hexdigest() == pca_digest(load_pca(tmp_path / "pca.skops"))
+
+
+@pytest.mark.parametrize("order", [">f8", "<f8"])
+def test_digest_does_not_depend_on_the_machine(order: str) -> None:
+    pca = fit(rows_of(50, 9), 4)
+    expected = pca_digest(pca)
+    pca.mean_, pca.components_ = pca.mean_.astype(order), np.asfortranarray(pca.components_.astype(order))
+    assert pca_digest(pca) == expected
+
+
+def test_digest_changes_with_the_last_bit_of_a_number() -> None:
+    digests = set()
+    for name in ("mean_", "components_", "explained_variance_"):
+        pca = fit(rows_of(50, 9), 4)
+        values = getattr(pca, name)
+        values.flat[-1] = np.nextafter(values.flat[-1], np.inf)
+        digests.add(pca_digest(pca))
+    assert len(digests) == 3
+    assert pca_digest(fit(rows_of(50, 9), 4)) in digests  # the variances change no vector
 
 
 def refusal(path: Path) -> str:

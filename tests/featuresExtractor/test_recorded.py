@@ -53,7 +53,7 @@ def record_reduced(
     job = job_of(MODEL, Dataset(Path(), ("left",), []), words=["adapt-pca", str(components)], flags=flags)
     part = PcaPlan("features", 0, 1, path.stem, "pca", layer)
     source = recorded.source_record(features.with_suffix(".json"))
-    write_json(path.with_suffix(".json"), recorded.reduced_record(job, part, source, digest, variance))
+    write_json(path.with_suffix(".json"), recorded.reduced_record(job, part, source, digest, "0" * 64, variance))
 
 
 @pytest.fixture
@@ -142,6 +142,7 @@ def test_reduced_features_tell_their_source_too(features: Path) -> None:
     assert pca == {
         "flags": {"overwrite": True},
         "components": 4,
+        "sha256": "0" * 64,
         "layer": "all",
         "fitted_on": "all vectors of the source, all sides and views",
         "whitening": False,

@@ -22,7 +22,8 @@ COMMON = ["extract.py", "-s", "features", "-b", "4", "--model", "timm/test_resne
 JOINED = [*COMMON, "-d", "../pairs", "-p", "adapt-pca", "8"]
 BY_LAYER = [*COMMON, "-d", "../pairs", "-p", "pca", "4"]
 WITH_GAPS = [*COMMON, "-d", "../damaged", "-p", "save", "--on-error", "skip"]
-COMMANDS = {"joined": JOINED, "by layer": BY_LAYER, "with gaps": WITH_GAPS}
+SIDE_BY_SIDE = [*JOINED, "--model", "timm/test_vit", "--concat"]
+COMMANDS = {"joined": JOINED, "by layer": BY_LAYER, "with gaps": WITH_GAPS, "side by side": SIDE_BY_SIDE}
 KILLS = 20
 
 
@@ -56,7 +57,7 @@ def test_command_makes_the_same_bytes_twice(place: Path) -> None:
     assert len(contents(place / "with gaps")) > 2
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(len(COMMANDS)))
 def test_killed_at_random_moments(place: Path, seed: int) -> None:
     """Again and again until it comes to its end, in the same folder, and then in another one."""
     generator, kills, rounds = random.Random(seed), 0, 0
@@ -110,6 +111,15 @@ POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
         ("after pathlib.Path.rename", [1, 3, 5, 7]),
         ("before pathlib.Path.replace", [2, 3, 4, 5]),
         ("after pathlib.Path.replace", [1, 2, 3, 4]),
+    ],
+    "side by side": [
+        ("before featuresExtractor.concat._join", [1]),
+        ("after featuresExtractor.features.features_file.FeaturesWriter.put", [17]),
+        ("after featuresExtractor.concat._join", [1]),
+        ("before featuresExtractor.pca.Moments.add", [1]),
+        ("before pathlib.Path.rename", range(7, 13)),
+        ("after pathlib.Path.rename", [8, 10, 12]),
+        ("after pathlib.Path.replace", [8, 9, 10, 11]),
     ],
 }
 

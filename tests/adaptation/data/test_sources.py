@@ -241,7 +241,13 @@ def test_an_ordinary_name_is_its_folder(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("facts", "protocol"),
-    [({**of("m"), "pca": {"components": 8}}, "all images"), (of("m"), "none"), (None, "unknown")],
+    [
+        ({**of("m"), "pca": {"components": 8}}, "all images"),
+        ({**of("m"), "pca": {"components": 8, "fitted_on": "given"}}, "given"),
+        ({**of("m"), "pca": "mine"}, "all images"),
+        (of("m"), "none"),
+        (None, "unknown"),
+    ],
 )
 def test_the_protocol_is_read_from_the_json(tmp_path: Path, facts: Any, protocol: str) -> None:
     assert Source(touch(tmp_path / "features.npy", facts), "m").protocol == protocol
@@ -258,6 +264,10 @@ def test_the_protocol_is_read_from_the_json(tmp_path: Path, facts: Any, protocol
             "resnet18 (random weights, paper's preprocessing)",
         ),
         ({"weights": "seed"}, "resnet18"),
+        ({"backbones": [{"weights": {"seed": None}}, {"weights": {"seed": 3}}]}, "resnet18 (random weights)"),
+        ({"backbones": [{"preprocess": "own"}, {"preprocess": "paper"}]}, "resnet18 (paper's preprocessing)"),
+        ({"backbones": [3, {"weights": 5}]}, "resnet18"),
+        ({"backbones": "all", "weights": {"seed": 3}}, "resnet18 (random weights)"),
     ],
 )
 def test_what_is_unusual_about_a_model_is_part_of_its_label(tmp_path: Path, settings: Any, label: str) -> None:
