@@ -128,6 +128,19 @@ def build_parser() -> argparse.ArgumentParser:
         default="fail",
         help="what to do with names of the CSV that the features file does not have (default fail)",
     )
+    add(
+        "--final",
+        action="store_true",
+        help="after the runs, whose mean is what to expect of it, train one more head on all pairs, and write it with "
+        "all that embeds new images to similarity.safetensors; also possible when the runs are there already",
+    )
+    add("--html", action="store_true", help="also write page.html: the test pairs of the first run, failures first")
+    add(
+        "--images",
+        type=Path,
+        metavar="PATH",
+        help="with --html: the folder with left/ and right/ (default: the one that extract.py read)",
+    )
     add("--overwrite", action="store_true", help="replace the run that is already in the folder, once the new is done")
     console.add_device(parser)
     console.add_precision(
@@ -158,6 +171,7 @@ def run(args: argparse.Namespace) -> int:
     check_libraries(["adaptation.experiment", "skops.io", "matplotlib.pyplot"])
 
     from adaptation.experiment import publish, published, run, summarise
+    from adaptation.final import train_finals
     from adaptation.plan import plan
     from common.machine.device import tf32
     from common.machine.system import keep_freed_memory
@@ -165,15 +179,20 @@ def run(args: argparse.Namespace) -> int:
     from common.storage.staging import Staging
 
     sets, setup = _setup(args)
+    if args.html:
+        from adaptation.reporting.page import find_images_of, write_pages
+
+        images = [find_images_of(features, args.images) for features in sets]
     keep_freed_memory()
     with tf32(args.precision == "tf32"), held(args.save):
         Staging(args.save).complete()
         work = plan(sets, setup, args.save, args.overwrite)
-        if work.done:
-            records = published(work)
-        else:
-            records = summarise(work, run(work))
-            publish(work)
+        records = published(work) if work.done else summarise(work, run(work))
+        if args.final:
+            train_finals(work, records)
+        if args.html:
+            write_pages(work, images)
+        publish(work)
         if work.compared:
             _show_comparison(args.save)
         else:
@@ -189,6 +208,7 @@ def _setup(args: argparse.Namespace) -> tuple[list[FeatureSet], Setup]:
     from adaptation.data.splits import check_share
     from adaptation.memory import GIB
     from adaptation.plan import FeatureSet, Setup, choose_ks, look_through
+    from adaptation.similarity.learned.origin import origin_of
     from common.machine.device import check_precision, training_device
 
     components = (args.components or COMPONENTS) if args.pca_fit == "train" else None  # of a PCA of each run's own
@@ -209,7 +229,8 @@ def _setup(args: argparse.Namespace) -> tuple[list[FeatureSet], Setup]:
         flags=vars(args),
     )
     folders = [args.save / source.folder for source in sources] if len(sources) > 1 else [args.save]
-    return [FeatureSet(*given) for given in zip(sources, surveys, folders, strict=True)], setup
+    origins = [origin_of(source.path) for source in sources]
+    return [FeatureSet(*given) for given in zip(sources, surveys, folders, origins, strict=True)], setup
 
 
 def _settings(args: argparse.Namespace, ks: tuple[int, ...]) -> Settings:
@@ -275,6 +296,10 @@ def _show_run(metrics: dict[str, Any], setup: Setup, folder: Path) -> None:
         f"\nresults: {folder / 'summary.json'}\n"
         f"curves:  {folder / 'curves.png'}, or: tensorboard --logdir {console.quoted(folder)}"
     )
+    if (folder / "page.html").exists():
+        print(f"page:    {folder / 'page.html'}")
+    if (folder / "similarity.safetensors").exists():
+        print(f"use it:  python similarity.py search -m {console.quoted(folder)} -q IMAGE -g FOLDER -s OUT")
 
 
 if __name__ == "__main__":

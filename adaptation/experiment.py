@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from adaptation import trainer
+from adaptation import final, trainer
 from adaptation.data.pairs import Pairs
 from adaptation.data.sources import TRAINING_PAIRS, read_settings
 from adaptation.memory import Layout
@@ -25,6 +25,7 @@ from adaptation.reporting.events import EventsFile
 from adaptation.reporting.report import report_files, write_report
 from adaptation.reporting.statistics import summary
 from adaptation.reporting.tables import Conditions
+from adaptation.similarity.learned.file import NAME, write_similarity
 from adaptation.trainer import Scores
 from common.console import table
 from common.errors import InputError, OutOfMemory, printable
@@ -110,6 +111,7 @@ def _train_some(
     for each in finished:
         events[each.number].end()
         run_folder.write_run(folder, each, pairs, setup.settings.head)
+        write_similarity(folder / f"run{each.number}" / NAME, final.of_run(features, each, pairs, setup))
         work.staging.add(work.key(features, each.number), {})
     return {each.number: each.scores() for each in finished}
 
@@ -198,17 +200,19 @@ def _entry(features: FeatureSet, metrics: Mapping[str, Any], setup: Setup) -> En
 
 
 def publish(work: Work) -> None:
-    """Put all runs, what sums them up, and the comparison in their places, by one list of renames."""
+    """Put all that is new in its place by one list of renames: runs, what sums them up, a comparison, final heads."""
     staging, new, old = work.staging, list[str](), list[str]()
     for features in work.sets:
         grown = staging.inside(features.folder)
-        new += [path.relative_to(staging.path).as_posix() for path in run_folder.own_parts(grown)]
-        existing = run_folder.own_parts(features.folder) if features.folder.exists() else []
+        parts = run_folder.own_parts(grown) if grown.exists() else []
+        new += [path.relative_to(staging.path).as_posix() for path in parts]
+        existing = run_folder.own_parts(features.folder) if features.folder.exists() and not work.done else []
         old += [path.relative_to(work.top).as_posix() for path in existing]
-    if work.compared:
+    if work.compared and not work.done:
         new += [path.name for path in report_files(staging.path)]
         old += [path.name for path in report_files(work.top)]
-    staging.place(dict(zip(new, new, strict=True)), old)
+    if new:
+        staging.place(dict(zip(new, new, strict=True)), old)
 
 
 def published(work: Work) -> list[dict[str, Any]]:

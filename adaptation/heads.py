@@ -123,3 +123,15 @@ class HeadStack:
             for name, weight in head.named_parameters():
                 weight.data = self.weights[name].detach()[run].clone()
         return head
+
+    def unstacked_adam(self, stacked: torch.optim.Adam | None, head: nn.Module, run: int) -> torch.optim.Adam | None:
+        """Return an optimiser for the `head` of one run, as far as that of the stack has come."""
+        if stacked is None or len(self.heads) == 1:
+            return stacked
+        own = torch.optim.Adam(head.parameters(), lr=stacked.param_groups[0]["lr"])
+        for name, weight in head.named_parameters():
+            state = stacked.state[self.weights[name]]
+            own.state[weight] = {
+                key: value[run].clone() if value.ndim else value.clone() for key, value in state.items()
+            }
+        return own

@@ -20,6 +20,7 @@ HEAD_COPIES = 8  # of its weights: gradients, Adam's moments, and what a step co
 MATRICES = 8  # (N, N) that a loss without tiles holds: similarities, logits, what autograd keeps, and gradients
 SHARE = 0.5  # of the free memory, when nothing is said
 GIB = 2**30
+ADVICE = "--memory allows more, --batch-size takes fewer pairs at a time"
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,22 @@ def head_sizes(head: str, width: int) -> tuple[int, int]:
     return embedding_width(head, width), weights
 
 
-def lay_out(size: Size, runs: int, device: torch.device, bound: float | None = None, bf16: bool = False) -> Layout:
+def lay_out(
+    size: Size,
+    runs: int,
+    device: torch.device,
+    bound: float | None = None,
+    bf16: bool = False,
+    advice: str = ADVICE,
+) -> Layout:
     """What fits into `bound` bytes, by default a share of what is free on `device`.
 
-    On a CPU one run after the other is fastest: a single run keeps all cores busy. InputError when not even one fits.
+    On a CPU one run after the other is fastest: a single run keeps all cores busy. InputError when not even one fits;
+    `advice` says what to do.
     """
     bound, factors = bound or SHARE * free_memory(device), torch.bfloat16 if bf16 else None
     kept, again = Tiling(factors=factors), Tiling(keep=False, factors=factors)
-    least, advice = size.least(again), "--memory allows more, --batch-size takes fewer pairs at a time"
+    least = size.least(again)
     require_memory(least, bound, f"training on {size.trained:,} pairs takes some", advice)
     if least + size.matrix > bound:
         return Layout(1, again)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from adaptation.data.splits import check_ks
 from adaptation.memory import Layout, Size, head_sizes, lay_out
 from adaptation.reporting.report import check_report
 from adaptation.reporting.run_folder import check_folder, read_summary
+from adaptation.similarity.learned.origin import Origin
 from adaptation.trainer import Settings
 from common.errors import InputError, listed, printable
 from common.machine.resources import require_disk
@@ -29,16 +30,18 @@ from common.storage.staging import Staging
 logger = logging.getLogger(__name__)
 
 KS, KS_COMPARED = (1, 3), (1, 3, 5)
-PROGRAM = ("heads", "losses", "metrics", "ranks", "tiled_loss", "trainer")  # modules beside this one
+PROGRAM = ("heads", "losses", "metrics", "ranks", "tiled_loss", "trainer", "data/stack")  # modules of this package
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The features of one model, which were looked through, and the folder of their runs."""
+    """The features of one model, which were looked through, the folder of their runs, and their `origin`: networks and
+    PCA."""
 
     source: Source
     survey: Survey
     folder: Path
+    origin: Origin = field(default_factory=lambda: Origin([]))
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def plan(sets: Sequence[FeatureSet], setup: Setup, top: Path, overwrite: bool) -
         _check_same(features, begun, overwrite)
         check_folder(features.folder, overwrite)
         staging.inside(features.folder)
-    layouts = [_layout(features, setup) for features in sets]
+    layouts = [layout_of(features, setup, len(features.survey.names) - setup.tested) for features in sets]
     _check_disk(sets, setup, top)
     return Work(sets, setup, top, begun, staging, layouts, False, staging.resumes(begun, overwrite))
 
@@ -143,7 +146,7 @@ def _check_reducible(features: FeatureSet, setup: Setup) -> None:
         return
     if "pca" in read_record(features.source.path):
         raise InputError(
-            f"{printable(str(features.source.path))}: was reduced by extract.py, on all images; --pca-fit train takes "
+            f"{printable(str(features.source.path))}: was reduced by extract.py; --pca-fit train takes "
             "the features.npy it was made from"
         )
     trained = len(features.survey.names) - setup.tested
@@ -152,10 +155,11 @@ def _check_reducible(features: FeatureSet, setup: Setup) -> None:
     )
 
 
-def _layout(features: FeatureSet, setup: Setup) -> Layout:
-    """How the runs of a set share the memory; InputError when there is too little for one."""
+def layout_of(features: FeatureSet, setup: Setup, trained: int) -> Layout:
+    """Return how the runs of a set, which learn from so many pairs, share the memory; InputError when there is too
+    little for one."""
     survey, settings = features.survey, setup.settings
-    width, trained = setup.split_pca.components if setup.split_pca else survey.width, len(survey.names) - setup.tested
+    width = setup.split_pca.components if setup.split_pca else survey.width
     batch = min(settings.batch_size or trained, trained)
     sizes = head_sizes(settings.head, width)
     tiles = settings.loss == "contrastive"
@@ -164,12 +168,20 @@ def _layout(features: FeatureSet, setup: Setup) -> Layout:
 
 
 def _check_disk(sets: Sequence[FeatureSet], setup: Setup, top: Path) -> None:
-    """InputError when the disk does not hold the checkpoints, which are the largest of what is written: a head's
-    weights, and Adam's two moments of each."""
+    """InputError when the disk does not hold the checkpoints and similarities, which are the largest of what is
+    written: a head's weights, twice, Adam's two moments of each, and PCAs."""
     widths = [setup.split_pca.components if setup.split_pca else features.survey.width for features in sets]
     weights = sum(head_sizes(setup.settings.head, width)[1] for width in widths)
-    needed = 3 * torch.float32.itemsize * weights * setup.runs
-    require_disk(needed, top, "the checkpoints take", "make room, give another folder, or fewer --runs")
+    pcas = sum(_pca_size(features, setup.split_pca) for features in sets)
+    needed = setup.runs * (4 * torch.float32.itemsize * weights + torch.float64.itemsize * pcas)
+    require_disk(needed, top, "checkpoints and similarities take", "make room, give another folder, or fewer --runs")
+
+
+def _pca_size(features: FeatureSet, split_pca: SplitPCA | None) -> int:
+    """Values of the PCA that each run writes: its own in two files, or that of extract.py in one."""
+    if split_pca:
+        return 2 * split_pca.components * features.survey.width
+    return 0 if features.origin.pca is None else int(features.origin.pca.components_.size)
 
 
 def _check_same(features: FeatureSet, begun: Mapping[str, Any], overwrite: bool) -> None:

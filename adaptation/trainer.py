@@ -19,6 +19,7 @@ from adaptation.curves import Curves, Metrics, Progress, Recorder
 from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import Split, draw_split, seeds_of
+from adaptation.data.stack import Stack, batches, stack
 from adaptation.heads import HeadStack, build_head, is_stackable
 from adaptation.losses import contrast, find_loss
 from adaptation.metrics import retrieval_metrics
@@ -80,7 +81,7 @@ class Run(Scores):
     number: int
     split: Split
     head: nn.Module
-    optimiser: torch.optim.Optimizer | None
+    optimiser: torch.optim.Adam | None
     pca: PCA | None = None
 
     def scores(self) -> Scores:
@@ -89,14 +90,13 @@ class Run(Scores):
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The pairs of R runs: `left` and `right` are (V, R, N, D)."""
+class Final:
+    """A head that was trained on all pairs, in evaluation, on the device of its training; the PCA before it where there
+    is one; and the loss of each epoch, before its step."""
 
-    left: Tensor
-    right: Tensor
-
-    def __len__(self) -> int:
-        return self.left.shape[2]
+    head: nn.Module
+    pca: PCA | None
+    loss: list[float]
 
 
 def train_runs(
@@ -134,18 +134,13 @@ def _train(
     seeds = [seeds_of(settings.seed, number) for number in numbers]
     splits = [draw_split(len(pairs), settings.test_split, seed) for seed, _ in seeds]
     train, test, pcas = _stacked(pairs, splits, split_pca)
-    device = train.left.device
-    heads = HeadStack([build_head(settings.head, train.left.shape[-1], seed) for _, seed in seeds], device)
-    weights = [weight for weight in heads.weights.values() if weight.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE) if weights else None
-    orders = [np.random.default_rng(seed) for _, seed in seeds]
-    recorder = Recorder(numbers, device, watch)
-    with _seeded(seeds[0][1], device):
-        for _ in range(settings.steps):
-            learned = train_epoch(heads, optimiser, train, settings, tiling, orders)
-            heads.train(False)
-            recorder.add(learned, evaluate(heads, test, settings, tiling))
-            on_epoch()
+    recorder = Recorder(numbers, train.left.device, watch)
+
+    def after_epoch(heads: HeadStack, learned: Metrics) -> None:
+        recorder.add(learned, evaluate(heads, test, settings, tiling))
+        on_epoch()
+
+    heads, optimiser = _learn(train, settings, [seed for _, seed in seeds], tiling, after_epoch)
     recorder.flush()
     frozen = {name: values.tolist() for name, values in evaluate(nn.Identity(), test, settings, tiling).items()}
     _check_finite([*recorder.train, *recorder.test, {"Loss": frozen["Loss"]}], settings)
@@ -157,11 +152,60 @@ def _train(
             number=number,
             split=splits[run],
             head=(head := heads.unstacked(run)),
-            optimiser=_unstacked(optimiser, heads, head, run),
+            optimiser=heads.unstacked_adam(optimiser, head, run),
             pca=pcas[run],
         )
         for run, number in enumerate(numbers)
     ]
+
+
+def train_final(
+    pairs: Pairs,
+    settings: Settings,
+    number: int = 0,
+    on_epoch: Callable[[], object] = lambda: None,
+    split_pca: SplitPCA | None = None,
+    tiling: Tiling | None = None,
+) -> Final:
+    """Train one head on all of `pairs`, as run `number` is trained on its training pairs, and test nothing.
+
+    Runs have the numbers 1, 2, ...; 0 is of the head that is kept. On the training pairs of run n the head of number n
+    is that of run n. The arguments and the InputError are those of `train_runs`.
+    """
+    reduced, pca = split_pca(pairs, torch.arange(len(pairs))) if split_pca else (pairs, None)
+    losses: list[Tensor] = []
+
+    def after_epoch(_: HeadStack, learned: Metrics) -> None:
+        losses.append(learned["Loss"])
+        on_epoch()
+
+    seeds = [seeds_of(settings.seed, number)[1]]
+    heads, _ = _learn(stack([reduced]), settings, seeds, tiling or Tiling(), after_epoch)
+    loss: list[float] = torch.cat(losses).tolist()  # in one transfer
+    _check_finite([{"Loss": loss}], settings)
+    return Final(heads.unstacked(0), pca, loss)
+
+
+def _learn(
+    train: Stack,
+    settings: Settings,
+    seeds: Sequence[int],
+    tiling: Tiling,
+    after_epoch: Callable[[HeadStack, Metrics], object],
+) -> tuple[HeadStack, torch.optim.Adam | None]:
+    """Train a head of each of the `seeds` on the pairs of its run; `after_epoch` gets the heads, in evaluation, and
+    what `train_epoch` returned."""
+    device = train.left.device
+    heads = HeadStack([build_head(settings.head, train.left.shape[-1], seed) for seed in seeds], device)
+    weights = [weight for weight in heads.weights.values() if weight.requires_grad]
+    optimiser = torch.optim.Adam(weights, lr=LEARNING_RATE) if weights else None
+    orders = [np.random.default_rng(seed) for seed in seeds]
+    with _seeded(seeds[0], device):
+        for _ in range(settings.steps):
+            learned = train_epoch(heads, optimiser, train, settings, tiling, orders)
+            heads.train(False)
+            after_epoch(heads, learned)
+    return heads, optimiser
 
 
 @contextmanager
@@ -184,18 +228,12 @@ def _stacked(
         train.append(own.subset(split.train))
         test.append(Pairs(own.left[:1], own.right[:1], own.names).subset(split.test))
         pcas.append(pca)
-    return _stack(train), _stack(test), pcas
-
-
-def _stack(runs: Sequence[Pairs]) -> Stack:
-    if len(runs) == 1:
-        return Stack(runs[0].left[:, None], runs[0].right[:, None])
-    return Stack(torch.stack([run.left for run in runs], dim=1), torch.stack([run.right for run in runs], dim=1))
+    return stack(train), stack(test), pcas
 
 
 def train_epoch(
     heads: HeadStack,
-    optimiser: torch.optim.Optimizer | None,
+    optimiser: torch.optim.Adam | None,
     train: Stack,
     settings: Settings,
     tiling: Tiling,
@@ -208,7 +246,7 @@ def train_epoch(
     """
     heads.train(True)
     losses, ranks = [], []
-    for batch in _batches(train, settings.batch_size, orders):
+    for batch in batches(train, settings.batch_size, orders):
         loss, ranked = _step(heads, optimiser, batch, settings, tiling)
         losses.append(loss * (len(batch) / len(train)))
         ranks.append(ranked)
@@ -216,20 +254,8 @@ def train_epoch(
     return {"Loss": torch.stack(losses).sum(0), **retrieval_metrics(directions, settings.ks)}
 
 
-def _batches(train: Stack, size: int | None, orders: Sequence[np.random.Generator]) -> Iterator[Stack]:
-    """All pairs, or as few batches as hold at most `size` pairs each, of equal size but for one, in a new order."""
-    if size is None or size >= len(train):
-        yield train
-        return
-    drawn = np.stack([order.permutation(len(train)) for order in orders])  # R N
-    runs = torch.arange(len(drawn), device=train.left.device)[:, None]
-    for part in np.array_split(drawn, math.ceil(len(train) / size), axis=1):
-        pairs = torch.from_numpy(part).to(train.left.device)
-        yield Stack(train.left[:, runs, pairs], train.right[:, runs, pairs])
-
-
 def _step(
-    heads: HeadStack, optimiser: torch.optim.Optimizer | None, batch: Stack, settings: Settings, tiling: Tiling
+    heads: HeadStack, optimiser: torch.optim.Adam | None, batch: Stack, settings: Settings, tiling: Tiling
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One step of Adam; the loss (R,) before it and the ranks (R, N) of the original view.
 
@@ -268,17 +294,5 @@ def evaluate(heads: Callable[[Tensor], Tensor], test: Stack, settings: Settings,
 
 def _check_finite(curves: Sequence[Curves], settings: Settings) -> None:
     if not all(math.isfinite(value) for each in curves for value in each["Loss"]):
-        raise InputError(f"the loss is no finite number at -t {settings.temperature:g}; give a smaller temperature")
-
-
-def _unstacked(
-    optimiser: torch.optim.Optimizer | None, heads: HeadStack, head: nn.Module, run: int
-) -> torch.optim.Optimizer | None:
-    """An optimiser for the head of one run, as far as that of all has come."""
-    if optimiser is None or len(heads.heads) == 1:
-        return optimiser
-    own = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
-    for name, weight in head.named_parameters():
-        state = optimiser.state[heads.weights[name]]
-        own.state[weight] = {key: value[run].clone() if value.ndim else value.clone() for key, value in state.items()}
-    return own
+        scale = f"a temperature (-t) of {settings.temperature:g}"
+        raise InputError(f"the loss is not finite at {scale}; give a smaller one")

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import extraction, pca, startup, table, training
+from benchmarks import extraction, pca, search, startup, table, training
 from common import console
 from common.machine.device import check_precision, choose_device, device_name, tf32
 from common.machine.system import keep_freed_memory
 
-STAGES = ("startup", "training", "extraction", "pca")
+STAGES = ("startup", "training", "extraction", "pca", "search")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     number("--vectors", 16796, "vectors for the PCA")
     number("--width", 5440, "dimensions of a vector")
     number("--components", 256, "components of the PCA")
+    number("--gallery", 100_000, "vectors to search in; a million take 8 GiB")
     number("--pairs", 4199, "pairs to train on and to test on")
     number("--runs", 1, "runs at once")
     number("--epochs", 3, "epochs that are timed")
@@ -67,17 +68,20 @@ def run(args: argparse.Namespace) -> int:
         check_precision(precision, device)
     extracted = extraction.Sizes(args.model, max(1, args.images // 2), args.batch_size, precisions, args.compile)
     reduced = pca.Sizes(args.vectors, args.width, args.components)
+    searched = search.Sizes(args.gallery)
     learned = training.Sizes(args.pairs, 256, tuple(p for p in precisions if p != "fp16"), args.runs, args.epochs)
     stages = {
         "startup": lambda: startup.measure(args.pairs, args.repeats),
         "training": lambda: training.measure(learned, device, args.repeats),
         "extraction": lambda: extraction.measure(extracted, device, args.repeats),
         "pca": lambda: pca.measure(reduced, device, 1 if device.type == "cpu" else args.repeats),
+        "search": lambda: search.measure(searched, device, args.repeats),
     }
     rows = _measured({name: stages[name] for name in STAGES if name in args.stages})
     once = "; PCA once" if device.type == "cpu" and "pca" in args.stages else ""
     print(f"{device_name(device)}, median of {args.repeats}{once}\n{table.shown(rows)}")
     sizes = {"extraction": asdict(extracted), "pca": asdict(reduced), "training": asdict(learned)}
+    sizes["search"] = asdict(searched)
     if args.save:
         args.save.write_text(json.dumps(table.record(rows, device, sizes), indent=2) + "\n", encoding="utf-8")
     return 0

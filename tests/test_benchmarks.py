@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from adaptation.similarity import search as exact
 from benchmarks import __main__ as benchmarks
-from benchmarks import extraction, pca, plain, startup, training
+from benchmarks import extraction, pca, plain, search, startup, training
 from benchmarks.table import Apart, Row, median_seconds, shown
 from common.machine import device as devices
 from featuresExtractor.images.folders.dataset import find_images
@@ -21,7 +22,21 @@ from featuresExtractor.pca import fit_pca
 
 CPU = torch.device("cpu")
 SMALL = ["--repeats", "1", "--images", "4", "--batch-size", "4", "--model", "resnet18"]
-SMALL += ["--vectors", "300", "--width", "60", "--components", "5", "--pairs", "60", "--epochs", "2", "--cpu"]
+SMALL += [
+    "--vectors",
+    "300",
+    "--width",
+    "60",
+    "--components",
+    "5",
+    "--pairs",
+    "60",
+    "--epochs",
+    "2",
+    "--gallery",
+    "500",
+    "--cpu",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +88,24 @@ def test_another_subspace_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         pca.check_same(CPU)
 
 
+def test_neighbours_are_those_of_faiss() -> None:
+    search.check_same(CPU)
+
+
+def test_other_neighbours_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = exact.search
+    monkeypatch.setattr(exact, "search", lambda queries, gallery, *given: find(queries, gallery[::-1], *given))
+    with pytest.raises(SystemExit, match=r"^the neighbours differ from faiss': \d+\.\d+% of them$"):
+        search.check_same(CPU)
+
+
+def test_search_is_skipped_without_faiss(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "find_spec", lambda _: None)
+    assert search.measure(search.Sizes(), CPU, 1) == []
+    message = "skipped: search (faiss is missing: pip install -r requirements-faiss.txt)\n"
+    assert capsys.readouterr().err == message
+
+
 def test_all_stages_are_measured_shown_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks.main([*SMALL, "--save", str(tmp_path / "found.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -92,6 +125,7 @@ def test_all_stages_are_measured_shown_and_saved(tmp_path: Path, capsys: pytest.
         "eigenpairs, 60 -> 5",
         "projection, 300 x 60 -> 5",
         "PCA, memory over the imports",
+        *(f"search, {count} in 500 x 1,024, beside IndexFlatIP" for count in ("1", "10", "100", "1,000")),
     ]
     assert len(lines) == 3 + len(actual["rows"])
     assert {"device", "versions", "sizes", "date", "cores"} < actual.keys()

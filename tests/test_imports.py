@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("common", "featuresExtractor", "adaptation")
-OWN = {*PACKAGES, "demo", "docs", "benchmarks", "tests", "extract", "train"}
+OWN = {*PACKAGES, "demo", "docs", "benchmarks", "tests", "extract", "train", "similarity"}
 MAY_IMPORT = {
     "common": {"common"},
     "featuresExtractor": {"common", "featuresExtractor"},
@@ -23,9 +23,12 @@ MAY_IMPORT = {
         *("common", "adaptation"),
         *("featuresExtractor.features", "featuresExtractor.pca"),
     },
+    "adaptation.pages": {"featuresExtractor"},
+    "adaptation.similarity": {"featuresExtractor"},
 }
-"""What a module of each package may import of this project: packages, or single modules. Of featuresExtractor training
-needs the features file, the reading of anyone's features file, and the PCA."""
+"""What the modules of each package may import of this project, beside what the package around it may: packages, or
+single modules. Of featuresExtractor training needs the features file, the reading of anyone's features file, and the
+PCA; a learned similarity in use, and pages of its results, read images."""
 
 
 def imported(source: str) -> Iterator[str]:
@@ -38,18 +41,28 @@ def imported(source: str) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def upward(package: str, source: str) -> list[str]:
-    """The imports of this project that a module of `package` may not have."""
+def within(name: str, package: str) -> bool:
+    """Whether a dotted name is that of the package, or of something in it."""
+    return f"{name}.".startswith(f"{package}.")
+
+
+def upward(module: str, source: str) -> list[str]:
+    """The imports of this project that a module, by its dotted name, may not have."""
     own = [name for name in imported(source) if name.split(".")[0] in OWN]
-    allowed = MAY_IMPORT[package]
-    return [name for name in own if not any(f"{name}.".startswith(f"{good}.") for good in allowed)]
+    allowed = {good for package in MAY_IMPORT if within(module, package) for good in MAY_IMPORT[package]}
+    return [name for name in own if not any(within(name, good) for good in allowed)]
 
 
 def modules(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-SOURCES = [ROOT / "extract.py", ROOT / "train.py", *modules(*PACKAGES, "demo", "docs", "benchmarks")]
+SOURCES = [
+    ROOT / "extract.py",
+    ROOT / "train.py",
+    ROOT / "similarity.py",
+    *modules(*PACKAGES, "demo", "docs", "benchmarks"),
+]
 LOWER = modules(*PACKAGES)
 
 
@@ -59,7 +72,7 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", LOWER, ids=name_of)
 def test_imports_go_downwards_only(path: Path) -> None:
-    assert upward(path.relative_to(ROOT).parts[0], path.read_text(encoding="utf-8")) == []
+    assert upward(module_of(path), path.read_text(encoding="utf-8")) == []
 
 
 def test_every_package_has_been_read() -> None:
@@ -68,7 +81,7 @@ def test_every_package_has_been_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "source"),
+    ("module", "source"),
     [
         ("common", "from featuresExtractor.models import find_model"),
         ("common", "def f():\n    import adaptation.heads"),
@@ -78,11 +91,16 @@ def test_every_package_has_been_read() -> None:
         ("adaptation", "from featuresExtractor.embeddings_of_others import x"),
         ("adaptation", "import featuresExtractor"),
         ("adaptation", "import demo.pairs"),
+        ("adaptation.trainer", "from featuresExtractor.images.decode import read_rgb"),
+        ("adaptation.pages_of_others", "from featuresExtractor.images.decode import read_rgb"),
+        ("adaptation.reporting.pages", "from featuresExtractor.images.decode import read_rgb"),
+        ("adaptation.pages.page", "import demo.pairs"),
+        ("adaptation.similarity.search", "import train"),
         ("featuresExtractor", "if TYPE_CHECKING:\n    from tests.conftest import draw_image"),
     ],
 )
-def test_upward_import_would_be_found(package: str, source: str) -> None:
-    assert len(upward(package, source)) == 1
+def test_upward_import_would_be_found(module: str, source: str) -> None:
+    assert len(upward(module, source)) == 1
 
 
 def test_downward_imports_are_none_of_them() -> None:
@@ -90,6 +108,14 @@ def test_downward_imports_are_none_of_them() -> None:
         "import numpy\nfrom common.errors import InputError\nfrom featuresExtractor.features.reader import read_pairs"
     )
     assert upward("adaptation", source) == []
+
+
+@pytest.mark.parametrize(
+    "module", ["adaptation.pages.thumbnails", "adaptation.similarity", "adaptation.similarity.search"]
+)
+def test_similarity_in_use_and_its_pages_may_read_images(module: str) -> None:
+    source = "from featuresExtractor.images.decode import read_rgb\nfrom adaptation.heads import HEADS\nimport common"
+    assert upward(module, source) == []
 
 
 # --- circles, and the size of rooms ---
@@ -267,6 +293,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "open_clip": "open_clip_torch",
     "facenet_pytorch": "facenet-pytorch",
+    "faiss": "faiss-cpu",
     "pillow_heif": "pillow-heif",
 }
 """Where a package is installed under another name than it is imported by."""
@@ -275,8 +302,8 @@ DISTRIBUTIONS = {
 def test_every_package_that_the_sources_import_is_required() -> None:
     from sys import stdlib_module_names
 
-    files = ("requirements-demo.txt", "requirements-facenet.txt", "requirements-heif.txt", "requirements-dev.txt")
-    named = [*REQUIRED, *(one for file in files for one in requirements(file))]
+    names = ("demo", "facenet", "faiss", "heif", "parquet", "dev")
+    named = [*REQUIRED, *(one for name in names for one in requirements(f"requirements-{name}.txt"))]
     required = {requirement.name for requirement in named}
     tops = {name.split(".")[0] for path in SOURCES for name in imported(path.read_text(encoding="utf-8"))}
     foreign = {DISTRIBUTIONS.get(top, top) for top in tops - OWN - set(stdlib_module_names)}

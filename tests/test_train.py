@@ -126,7 +126,10 @@ def test_the_run_folder_holds_what_is_said_of_it(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == {"run1", "run2", "avg", "frozen", "summary.json", "curves.png"}
     for run in ("run1", "run2"):
         found = {re.sub(r"tfevents.*", "tfevents", path.name) for path in (finished / run).iterdir()}
-        assert found == {"checkpoint.pt", "events.out.tfevents", "frozen.csv", "split.csv", "train.csv", "val.csv"}
+        assert found == {
+            *("checkpoint.pt", "events.out.tfevents", "frozen.csv", "similarity.safetensors"),
+            *("split.csv", "train.csv", "val.csv"),
+        }
     found = {re.sub(r"tfevents.*", "tfevents", path.name) for path in (finished / "avg").iterdir()}
     assert found == {"events.out.tfevents", "train.csv", "val.csv"}
 
@@ -973,12 +976,12 @@ def test_a_disk_without_room_for_the_checkpoints_is_seen_before_training(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     width = numbers().shape[-1]
-    needed = 2 * 3 * 4 * 1024 * width  # runs; weights and two moments of each; bytes; the paper's head
+    needed = 2 * 4 * 4 * 1024 * width  # runs; weights, twice, and two moments of each; bytes; the paper's head
     for free, code in ((needed - 1, 2), (needed, 0)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert train.main([*arguments(features, tmp_path / "new" / "runs"), "-e", "1", "-r", "2"]) == code
         assert (tmp_path / "new" / "runs" / "summary.json").exists() == (code == 0)
-        assert ("the checkpoints take 0.00" in capsys.readouterr().err) == (code == 2)
+        assert ("checkpoints and similarities take 0.00" in capsys.readouterr().err) == (code == 2)
 
 
 def test_nothing_is_removed_behind_a_link_in_the_place_of_an_unfinished_run(
@@ -1333,7 +1336,7 @@ def test_a_subset_that_is_not_there(features: Path, tmp_path: Path, capsys: pyte
 def test_a_temperature_that_no_float_holds(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([*arguments(features, tmp_path / "runs"), "-e", "2", "-t", "1e38"]) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: error: "))
-    assert line == "train.py: error: the loss is no finite number at -t 1e+38; give a smaller temperature"
+    assert line == "train.py: error: the loss is not finite at a temperature (-t) of 1e+38; give a smaller one"
     assert not (tmp_path / "runs").exists()
 
 

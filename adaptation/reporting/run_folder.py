@@ -1,7 +1,10 @@
 """The run folder: TensorBoard, logs as CSV, checkpoints, splits, the summary and a plot of the curves.
 
 run1/ .. runN/   TensorBoard events (which grow while it trains), train.csv, val.csv, frozen.csv, split.csv,
-                 checkpoint.pt (tensors alone), and with a PCA of the run's own pca.skops
+                 checkpoint.pt (tensors alone), similarity.safetensors (all that embeds new images), and with a PCA of
+                 the run's own pca.skops
+similarity.safetensors   with --final: a head that has learned from all pairs
+page.html        with --html: the test pairs of the first run, to look at
 avg/             TensorBoard events and logs of the runs' mean, with the standard deviation in the logs
 frozen/          TensorBoard events of the frozen features: constant curves
 summary.json     each test metric: last epoch, best epoch, frozen features
@@ -28,12 +31,16 @@ from adaptation.data.pairs import Pairs
 from adaptation.reporting.events import PATTERN, write_events
 from adaptation.trainer import Run, Scores
 from common.errors import InputError
-from common.storage.files import read_json, sync_folder, written_whole
+from common.storage.files import read_json, sync_folder, write_csv, written_whole
 from featuresExtractor.pca import save_pca
 
-OWN_FILES = ("summary.json", "curves.png")
+SUMMING_UP = ("summary.json", "curves.png")
+PAGE = "page.html"
+OWN_FILES = (*SUMMING_UP, "similarity.safetensors", PAGE)
 OWN_FOLDERS = re.compile(r"run\d+|avg|frozen")
-OWN_CONTENTS = re.compile(r"(checkpoint|train|val|frozen|split|pca)\.(pt|csv|skops)|events\.out\.tfevents\..*")
+OWN_CONTENTS = re.compile(
+    r"(checkpoint|train|val|frozen|split|pca|similarity)\.(pt|csv|skops|safetensors)|events\.out\.tfevents\..*"
+)
 COMPARISON = "comparison.json"  # where several models are compared
 
 
@@ -65,7 +72,7 @@ def _is_run(path: Path) -> bool:
     if not path.is_dir():
         return False
     held = list(path.iterdir())
-    alone = not any(part.is_dir() or part.name in OWN_FILES for part in held)
+    alone = not any(part.is_dir() or part.name in SUMMING_UP for part in held)
     return alone and (not held or any(OWN_CONTENTS.fullmatch(part.name) for part in held))
 
 
@@ -78,10 +85,10 @@ def write_run(folder: Path, run: Run, pairs: Pairs, head: str) -> None:
             shutil.rmtree(path)
         elif not path.match(PATTERN):
             path.unlink()
-    _write_csv(target / "train.csv", _log(run.train))
-    _write_csv(target / "val.csv", _log(run.test))
-    _write_csv(target / "frozen.csv", [list(run.frozen), list(run.frozen.values())])
-    _write_csv(target / "split.csv", _split_rows(run, pairs))
+    write_csv(target / "train.csv", _log(run.train))
+    write_csv(target / "val.csv", _log(run.test))
+    write_csv(target / "frozen.csv", [list(run.frozen), list(run.frozen.values())])
+    write_csv(target / "split.csv", _split_rows(run, pairs))
     state = {
         "model": head,
         "head": _on_cpu(run.head.state_dict()),
@@ -139,15 +146,6 @@ def _split_rows(run: Run, pairs: Pairs) -> Iterable[Sequence[object]]:
     yield from ([*names, "test" if index in tested else "train"] for index, names in enumerate(pairs.names))
 
 
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    # a file name that is not UTF-8 (Python marks its bytes) is written with escapes
-    with (
-        written_whole(path) as partial,
-        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        csv.writer(file).writerows(rows)
-
-
 def write_average(folder: Path, runs: Sequence[Scores]) -> None:
     """Write `avg/`: the mean of the runs at each epoch, and in the logs their standard deviation too."""
     target = folder / "avg"
@@ -162,7 +160,7 @@ def write_average(folder: Path, runs: Sequence[Scores]) -> None:
         means[name] = {metric: array.mean(0).tolist() for metric, array in values.items()}
         if len(runs) > 1:
             sds = {f"{metric} sd": array.std(0, ddof=1).tolist() for metric, array in values.items()}
-        _write_csv(target / file, _log(means[name] | (sds if len(runs) > 1 else {})))
+        write_csv(target / file, _log(means[name] | (sds if len(runs) > 1 else {})))
     write_events(target, means)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-from adaptation.data.sources import ALL_IMAGES, NONE, TRAINING_PAIRS, UNKNOWN
+from adaptation.data.sources import ALL_IMAGES, GIVEN, NONE, TRAINING_PAIRS, UNKNOWN
 from adaptation.reporting.comparison import Record
 from common.console import table
 
@@ -31,6 +31,7 @@ NOTE = (
 )
 FITTED = {
     ALL_IMAGES: "PCA fitted on all images, test images included",
+    GIVEN: "PCA given to extract.py, fitted elsewhere",
     TRAINING_PAIRS: "PCA fitted on the training pairs of each run",
     NONE: "no PCA",
     UNKNOWN: "not recorded whether there was a PCA",

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from adaptation import trainer
 from adaptation.curves import Metrics
+from adaptation.data import stack as stacks
 from adaptation.data.pairs import Pairs
 from adaptation.data.split_pca import SplitPCA
 from adaptation.data.splits import seeds_of
+from adaptation.data.stack import Stack
 from adaptation.heads import HEADS, HeadStack, build_head
 from adaptation.losses import contrast
 from adaptation.ranks import Contrast
 from adaptation.tiled_loss import Tiling
-from adaptation.trainer import Run, Scores, Settings, Stack, evaluate, train_epoch, train_runs
+from adaptation.trainer import Run, Scores, Settings, evaluate, train_epoch, train_final, train_runs
 from common.errors import InputError
 
 SETTINGS = Settings(epochs=12, temperature=15.0, test_split=0.25, ks=(1, 3), seed=5)
@@ -180,7 +182,7 @@ def test_a_run_has_the_steps_that_its_settings_say(pairs: Pairs, head: str, step
 def test_a_loss_that_is_no_number_is_refused(pairs: Pairs, head: str) -> None:
     with pytest.raises(InputError) as told:
         train_run(pairs, replace(SETTINGS, head=head, temperature=1e38), number=1)
-    assert str(told.value) == "the loss is no finite number at -t 1e+38; give a smaller temperature"
+    assert str(told.value) == "the loss is not finite at a temperature (-t) of 1e+38; give a smaller one"
 
 
 def test_the_scores_of_a_run_hold_no_tensors(pairs: Pairs) -> None:
@@ -379,13 +381,13 @@ def test_an_epoch_of_all_runs_is_told_once(pairs: Pairs) -> None:
 
 
 def test_one_run_whose_loss_is_no_number_is_enough_to_refuse(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoilt_stack(runs: Sequence[Pairs], make: Any = trainer._stack) -> Stack:
+    def spoilt_stack(runs: Sequence[Pairs], make: Any = stacks.stack) -> Stack:
         made: Stack = make(runs)
         made.left[0, 1, 0] = math.nan
         return made
 
-    monkeypatch.setattr(trainer, "_stack", spoilt_stack)
-    with pytest.raises(InputError, match="no finite number at -t 15"):
+    monkeypatch.setattr(trainer, "stack", spoilt_stack)
+    with pytest.raises(InputError, match=r"not finite at a temperature \(-t\) of 15"):
         train_runs(pairs, SETTINGS, [1, 2, 3])
 
 
@@ -396,14 +398,14 @@ def test_one_run_whose_loss_is_no_number_is_enough_to_refuse(pairs: Pairs, monke
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[Stack]:
     """Every batch that is trained on, as it comes."""
     seen: list[Stack] = []
-    made = trainer._batches
+    made = stacks.batches
 
     def watched(*given: Any) -> Iterator[Stack]:
         for batch in made(*given):
             seen.append(batch)
             yield batch
 
-    monkeypatch.setattr(trainer, "_batches", watched)
+    monkeypatch.setattr(trainer, "batches", watched)
     return seen
 
 
@@ -700,3 +702,52 @@ def test_head_with_nothing_to_train_has_a_constant_curve(pairs: Pairs) -> None:
         assert run.train["Loss"] == [run.train["Loss"][0]] * SETTINGS.epochs
         assert run.test["Loss"] == [run.test["Loss"][0]] * SETTINGS.epochs
         assert run.test["Loss"][0] != run.frozen["Loss"]
+
+
+# ---- one head on all pairs
+
+
+@pytest.mark.parametrize("reduction", [None, SplitPCA(4, CPU)])
+@pytest.mark.parametrize(
+    "changed", [{}, {"batch_size": 8}, {"head": "peterson"}, {"head": "dummy"}, {"loss": "sigmoid"}]
+)
+def test_final_head_on_the_training_pairs_of_a_run_is_the_head_of_that_run(
+    pairs: Pairs, changed: dict[str, Any], reduction: SplitPCA | None
+) -> None:
+    settings = replace(SETTINGS, **changed)
+    run = train_run(pairs, settings, number=2, split_pca=reduction)
+    final = train_final(pairs.subset(run.split.train), settings, number=2, split_pca=reduction)
+    assert final.loss == run.train["Loss"]
+    state, expected = final.head.state_dict(), run.head.state_dict()
+    assert [*state] == [*expected]
+    assert all(torch.equal(state[name], expected[name]) for name in state)
+    assert not final.head.training
+    assert (final.pca is None) == (run.pca is None)
+    if final.pca is not None and run.pca is not None:
+        assert np.array_equal(final.pca.components_, run.pca.components_)
+        assert np.array_equal(final.pca.mean_, run.pca.mean_)
+
+
+def test_final_head_learns_from_every_pair_and_has_a_seed_of_its_own(pairs: Pairs) -> None:
+    final = train_final(pairs, SETTINGS)
+    first = train_run(pairs, SETTINGS, number=1)
+    for left_out in (0, len(pairs) - 1):
+        others = torch.tensor([index for index in range(len(pairs)) if index != left_out])
+        assert train_final(pairs.subset(others), SETTINGS).loss[0] != final.loss[0]
+    seeds = [seeds_of(SETTINGS.seed, number)[1] for number in (0, first.number)]
+    started = [build_head("original", 8, seed).state_dict()["0.weight"] for seed in seeds]
+    assert not torch.equal(*started)
+    reference = Reference(started[0], temperature=15.0)
+    loss = [reference.step(pairs)[0] for _ in range(SETTINGS.epochs)]
+    assert final.loss == pytest.approx(loss, abs=1e-5)
+
+
+def test_each_epoch_of_the_final_head_is_reported(pairs: Pairs) -> None:
+    seen: list[int] = []
+    train_final(pairs, SETTINGS, on_epoch=lambda: seen.append(1))
+    assert len(seen) == SETTINGS.epochs
+
+
+def test_final_head_whose_loss_is_no_number_is_refused(pairs: Pairs) -> None:
+    with pytest.raises(InputError, match=r"not finite at a temperature \(-t\) of 1e"):
+        train_final(pairs, replace(SETTINGS, temperature=1e38))

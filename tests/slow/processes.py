@@ -1,4 +1,4 @@
-"""The two commands in processes of their own, which can be killed: at any moment, or before or after a certain call."""
+"""The commands in processes of their own, which can be killed: at any moment, or before or after a certain call."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ from featuresExtractor import models
 from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOADED = ("extract", "train", "featuresExtractor.pipeline", "adaptation.experiment", "skops.io", "timm")
+PRELOADED = (
+    "extract",
+    "train",
+    "similarity",
+    "featuresExtractor.pipeline",
+    "adaptation.experiment",
+    "skops.io",
+    "timm",
+)
 
 _context = multiprocessing.get_context("forkserver")  # the imports, which take seconds, are done once
 _context.set_forkserver_preload(list(PRELOADED))
 
 
 def start(argv: Sequence[str], folder: Path, point: str = "", call: int = 1, tiny: bool = False) -> BaseProcess:
-    """Runs `extract.py ...` or `train.py ...` in `folder`, where its output goes to a log. It kills itself at the given
-    `call` of a `point`: `before NAME`, `after NAME` or `half NAME` (with half a line), a dotted name; or it finds the
-    disk full: `full NAME`. With `tiny` there is a network of that name, for images of 32 pixels."""
+    """Run a script (`extract.py`, `train.py`, `similarity.py`) in `folder`, where its output goes to a log. It kills
+    itself at the given `call` of a `point`: `before NAME`, `after NAME` or `half NAME` (with half a line), all dotted;
+    or it finds the disk full: `full NAME`. With `tiny` there is a network of that name, for images of 32 pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     process = _context.Process(target=_run, args=(list(argv), str(folder), point, call, tiny))
     process.start()

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 SINGLE = ["train.py", "-d", "../a/features.npy", "-s", "runs", "-e", "12", "-r", "4", "-t", "15", "--cpu"]
 COMPARED = ["train.py", "-d", "../a", "../b", "-s", "runs", "-e", "8", "-r", "3", "-t", "15", "--cpu"]
 REPLACED = [*SINGLE, "--overwrite", "--seed", "3"]
-COMMANDS = {"single": SINGLE, "compared": COMPARED, "replaced": REPLACED}
+FINAL = [*SINGLE, "--final"]
+COMMANDS = {"single": SINGLE, "compared": COMPARED, "replaced": REPLACED, "final": FINAL, "later": FINAL}
 KILLS = 10
 
 
@@ -50,11 +51,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(place: Path, name: str, folder: Path) -> None:
-    """What a command finds in its folder: runs to replace, more of them than will be, and a file of the user's."""
+    """What a command finds in its folder: runs to replace, more of them than will be, and a file of the user's; or runs
+    that only want a final head."""
     if name == "replaced":
         shutil.copytree(place / "single", folder)
         shutil.copytree(folder / "runs" / "run4", folder / "runs" / "run7")
         (folder / "runs" / "notes.txt").write_text("mine")
+    if name == "later":
+        shutil.copytree(place / "single", folder)
 
 
 def same(place: Path, name: str, folder: Path) -> bool:
@@ -75,7 +79,7 @@ def test_uninterrupted_commands_make_what_is_expected(place: Path) -> None:
     assert len(contents(place / "compared")) > 40
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(len(COMMANDS)))
 def test_killed_at_random_moments(place: Path, seed: int) -> None:
     """Again and again until it comes to its end, in the same folder, and then in another one."""
     generator, kills, rounds = random.Random(seed), 0, 0
@@ -124,6 +128,17 @@ POINTS: dict[str, list[tuple[str, Iterable[int]]]] = {
         ("before pathlib.Path.rename", range(1, 16)),
         ("after pathlib.Path.rename", range(7, 15, 2)),
         ("before shutil.rmtree", [1]),
+    ],
+    "final": [
+        ("before adaptation.final.train_final", [1]),
+        ("before adaptation.final.write_similarity", [1]),
+        ("after adaptation.final.write_similarity", [1]),
+        ("before pathlib.Path.rename", range(2, 9, 3)),
+    ],
+    "later": [
+        ("after adaptation.final.write_similarity", [1]),
+        ("before pathlib.Path.rename", [1, 2]),
+        ("after pathlib.Path.rename", [1, 2]),
     ],
 }
 

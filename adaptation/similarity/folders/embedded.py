@@ -1,0 +1,189 @@
+"""The files of embedded images in a folder.
+
+embeddings.npy   the embeddings, in the format of the features file, with a .json
+frozen.npy       the frozen features that they were made from, likewise
+images.npy       size and time of change of each image, by which a later call knows it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adaptation.similarity.similarity import Similarity
+from common.errors import InputError, printable
+from common.progress import progress
+from common.record import check_whole, make_record, read_record
+from common.storage.files import sync_folder, write_json, written_whole
+from common.storage.staging import Staging
+from featuresExtractor.features.features_file import FeaturesWriter, Rows, name_field, open_features, row_type
+from featuresExtractor.features.npy import read_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Names = tuple[str, ...]
+    Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+EMBEDDINGS, FROZEN, IMAGES = "embeddings.npy", "frozen.npy", "images.npy"
+TABLE = "embeddings.parquet"  # where it was asked for
+FILES = (FROZEN, EMBEDDINGS)
+OWN = (*FILES, "frozen.json", "embeddings.json", IMAGES, TABLE)
+STATE = np.dtype([("size", "<i8"), ("changed", "<i8")])  # bytes; nanoseconds
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embedded images: `frozen` and `embeddings` have the same rows."""
+
+    frozen: Rows
+    embeddings: Rows
+
+    def __len__(self) -> int:
+        return self.embeddings.count
+
+    def items(self) -> Iterator[Names]:
+        """Yield the names of each row, one a side."""
+        table = self.embeddings.all()
+        return zip(*(table[name_field(side)].tolist() for side in self.embeddings.sides), strict=True)
+
+    def names(self, side: str) -> list[str]:
+        """Return the names of the images of a side, in the order of the rows."""
+        names: list[str] = self.embeddings.all()[name_field(side)].tolist()
+        return names
+
+    def vectors(self, side: str) -> Vectors:
+        """Return the frozen features (N, n) and the embeddings (N, E) of a side, as memory maps."""
+        return self.frozen.all()[side], self.embeddings.all()[side]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows: the names of each, one a side, and for each side the frozen features (n, d) and embeddings (n, E)."""
+
+    names: Sequence[Names]
+    vectors: Sequence[Vectors]
+
+
+def open_embedded(folder: Path, similarity: Similarity) -> Embedded:
+    """Open the embedded images of a folder. InputError where there are none, where they are damaged, and where another
+    similarity made them: their cosines with those of this one mean nothing."""
+    shown = printable(str(folder))
+    if not (folder / EMBEDDINGS).is_file():
+        raise InputError(f"{shown}: no {EMBEDDINGS} here; similarity.py embed writes it")
+    settings = read_record(folder / EMBEDDINGS).get("settings")
+    maker = settings.get("similarity") if isinstance(settings, dict) else None
+    if maker != similarity.sha256:
+        raise InputError(
+            f"{shown}: was embedded by another similarity ({printable(str(maker))[:8]}... there, "
+            f"{similarity.sha256[:8]}... asked); embed it again into another folder, or with --overwrite"
+        )
+    for name in FILES:
+        check_whole(folder / name, read_record(folder / name))
+    embedded = Embedded(*(open_features(folder / name) for name in FILES))
+    widths = embedded.frozen.width, embedded.embeddings.width
+    if embedded.frozen.count != len(embedded) or widths != (similarity.learned.reduced, similarity.width):
+        raise InputError(f"{shown}: {FROZEN} and {EMBEDDINGS} do not belong together; embed it again with --overwrite")
+    return embedded
+
+
+def existing_in(folder: Path, similarity: Similarity, sides: tuple[str, ...], overwrite: bool) -> Embedded | None:
+    """Return what is in the folder already; None where there is nothing, or where it is to be replaced: what is of
+    another similarity, or has other `sides`. InputError for such things without `overwrite`."""
+    if not (folder / EMBEDDINGS).exists():
+        return None
+    try:
+        existing = open_embedded(folder, similarity)
+        if existing.embeddings.sides != sides:
+            other = "pairs" if len(existing.embeddings.sides) > 1 else "single images"
+            raise InputError(f"{printable(str(folder))}: holds {other}; give another folder, or --overwrite")
+    except InputError:
+        if not overwrite:
+            raise
+        return None
+    return existing
+
+
+def read_states(folder: Path, existing: Embedded) -> NDArray[Any] | None:
+    """Return the recorded states (rows, sides) of images, of type STATE; None where there are none."""
+    path, shape = folder / IMAGES, (len(existing), len(existing.embeddings.sides))
+    try:
+        with path.open("rb") as file:
+            if read_header(file) != (shape, False, STATE):
+                return None
+            return np.fromfile(file, STATE).reshape(shape)
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes to a folder: `count` rows of `sides`, whose names have at most `longest` characters, in `blocks`; what
+    is recorded of them beside their number; and the states (rows, sides, 2) of the images, where they are known."""
+
+    sides: tuple[str, ...]
+    longest: int
+    count: int
+    blocks: Iterable[Block]
+    record: Mapping[str, Any]
+    states: Sequence[Sequence[Sequence[int]]] | None = None
+
+
+def write_embedded(similarity: Similarity, staging: Staging, contents: Contents, flags: Mapping[str, Any]) -> Embedded:
+    """Write embeddings and frozen features, and put the files in the place of what is there; `flags` is the command
+    line, for the record."""
+    settings = {"similarity": similarity.sha256, "views": ["original"]}
+    staging.begin(settings, overwrite=True)
+    widths = (similarity.learned.reduced, similarity.width)
+    writers = [
+        FeaturesWriter(staging.path / name, row_type(contents.sides, width, contents.longest), contents.count)
+        for name, width in zip(FILES, widths, strict=True)
+    ]
+    _fill(writers, contents)
+    for name, writer in zip(FILES, writers, strict=True):
+        _, digest = writer.seal()
+        writer.file.close()
+        record = {"sha256": digest, **make_record(settings, flags, written=contents.count, **contents.record)}
+        write_json((staging.path / name).with_suffix(".json"), record)
+    if contents.states is not None:
+        _write_states(staging.path / IMAGES, contents.states)
+    sync_folder(staging.path)
+    _place(staging)
+    return Embedded(*(open_features(staging.folder / name) for name in FILES))
+
+
+def _place(staging: Staging) -> None:
+    """Put the new files in the place of the old ones; what was made of the old ones goes too."""
+    new = [path.name for path in staging.path.iterdir() if path.name in OWN]
+    staging.place({name: name for name in new}, [name for name in OWN if (staging.folder / name).exists()])
+
+
+def _fill(writers: Sequence[FeaturesWriter], contents: Contents) -> None:
+    """Write all blocks, one after the other."""
+    first = 0
+    with progress(contents.count, "embed", "rows") as bar:
+        for block in contents.blocks:
+            for which, writer in enumerate(writers):
+                writer.put(first, [_rows(writer, contents.sides, block, which)])
+            first += len(block.names)
+            bar.update(len(block.names))
+
+
+def _rows(writer: FeaturesWriter, sides: tuple[str, ...], block: Block, which: int) -> NDArray[Any]:
+    rows = np.zeros(len(block.names), writer.row)
+    for number, side in enumerate(sides):
+        rows[side] = block.vectors[number][which]
+        rows[name_field(side)] = [names[number] for names in block.names]
+    return rows
+
+
+def _write_states(path: Path, states: Sequence[Sequence[Sequence[int]]]) -> None:
+    table = np.array([[tuple(state) for state in item] for item in states], STATE)
+    description = {"descr": np.lib.format.dtype_to_descr(STATE), "fortran_order": False, "shape": table.shape}
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, description)
+        file.write(table.tobytes())

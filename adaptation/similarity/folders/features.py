@@ -1,0 +1,64 @@
+"""Embed a features file of `extract.py`, if it is of the networks and the PCA that a similarity was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from adaptation.similarity.folders.embedded import Block, Contents, Embedded, existing_in, write_embedded
+from adaptation.similarity.folders.embedding import PART, Options
+from adaptation.similarity.learned.origin import ORIGIN, origin_of
+from adaptation.similarity.similarity import Similarity
+from common.errors import InputError, printable
+from common.record import check_whole, differences, read_record
+from common.storage.lock import held
+from common.storage.staging import Staging
+from featuresExtractor.features.features_file import Rows, name_field, open_features
+from featuresExtractor.pca import pca_digest
+
+
+def embed_features(similarity: Similarity, path: Path, folder: Path, options: Options) -> Embedded:
+    """Embed the original views of a features file into `folder`. InputError for features of other networks, for those
+    that another PCA reduced, and where the folder holds other embeddings, unless they may be replaced."""
+    check_whole(path, read_record(path))
+    rows = open_features(path)
+    check_made_alike(similarity, path)
+    originals = int((rows.all()["view"] == 0).sum())
+    with held(folder):
+        staging = Staging(folder, PART)
+        staging.complete()
+        if existing_in(folder, similarity, rows.sides, options.overwrite) is not None and not options.overwrite:
+            raise InputError(f"{printable(str(folder))}: holds embeddings already; give another folder, or --overwrite")
+        source: dict[str, Any] = {"source": path.name, "source_sha256": read_record(path).get("sha256"), "skipped": []}
+        contents = Contents(rows.sides, rows.name_length, originals, _blocks(similarity, rows), source)
+        return write_embedded(similarity, staging, contents, options.flags)
+
+
+def _blocks(similarity: Similarity, rows: Rows) -> Iterator[Block]:
+    for chunk in rows.chunks():
+        originals = chunk[chunk["view"] == 0]
+        if len(originals):
+            names = zip(*(originals[name_field(side)].tolist() for side in rows.sides), strict=True)
+            yield Block(list(names), [similarity.vectors(originals[side]) for side in rows.sides])
+
+
+def check_made_alike(similarity: Similarity, path: Path) -> None:
+    """InputError where a features file is not of the networks that a similarity was trained with, or was reduced by
+    another PCA: its dimensions may fit, and its embeddings would mean nothing."""
+    shown, origin = printable(str(path)), origin_of(path)
+    if origin.gap:
+        raise InputError(f"{shown}: {origin.gap}; so it may be of another network than the similarity")
+    recorded = similarity.about["backbones"]
+    settings = [{key: value for key, value in each.items() if key != ORIGIN} for each in origin.networks]
+    differing = [line for each, own in zip(recorded, settings, strict=False) for line in differences(each, own)]
+    if differing or len(recorded) != len(settings):
+        what = "; ".join(differing) or f"{len(recorded)} networks there, {len(settings)} here"
+        raise InputError(f"{shown}: not of the networks that the similarity was trained with ({what})")
+    if origin.pca is not None:
+        expected = (similarity.about["pca"] or {}).get("sha256")
+        if (own_digest := pca_digest(origin.pca)) != expected:
+            raise InputError(
+                f"{shown}: was reduced by another PCA ({own_digest[:8]}...) than the similarity was trained with "
+                f"({printable(str(expected))[:8]}...); give features.npy, which it reduces itself"
+            )

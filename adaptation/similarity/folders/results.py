@@ -1,0 +1,43 @@
+"""Where results go: a CSV, and a page to look at. Both take their places together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from adaptation.pages.content import Page
+from adaptation.pages.page import write_page
+from common.errors import InputError, listed, printable
+from common.storage.files import write_csv
+from common.storage.lock import held
+from common.storage.staging import Staging
+
+PAGE = "page.html"
+
+
+def check_results(folder: Path, name: str, overwrite: bool) -> None:
+    """InputError where results are there already, unless they may be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{printable(str(folder))}: is a file; -s takes a folder")
+    if (existing := _existing(folder, name)) and not overwrite:
+        raise InputError(
+            f"{printable(str(folder))}: already holds {listed(existing)}; give another folder, or --overwrite to "
+            "replace it"
+        )
+
+
+def _existing(folder: Path, name: str) -> list[str]:
+    return [part for part in (name, PAGE) if (folder / part).exists()]
+
+
+def write_results(folder: Path, name: str, rows: Iterable[Sequence[object]], page: Page | None) -> None:
+    """Write the rows to the CSV `name`, and the page to page.html, in the place of earlier results."""
+    with held(folder):
+        staging = Staging(folder, "results")
+        staging.complete()
+        staging.begin({"results": name}, overwrite=True)
+        write_csv(staging.path / name, rows)
+        if page is not None:
+            write_page(staging.path / PAGE, page)
+        new = [name, *[PAGE] * (page is not None)]
+        staging.place({part: part for part in new}, _existing(folder, name))

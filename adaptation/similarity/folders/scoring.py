@@ -1,0 +1,138 @@
+"""Score pairs: their cosine before and after training, and what it means."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adaptation.similarity.folders.embedding import Options, embed_dataset
+from adaptation.similarity.folders.searching import cosine, images_or_pairs, percentage
+from adaptation.similarity.learned.from_run import pairs_digest
+from adaptation.similarity.similarity import Similarity
+from common.errors import InputError, listed, printable
+from featuresExtractor.images.folders.dataset import FLAT_SIDES, PAIR_SIDES, Dataset
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+logger = logging.getLogger(__name__)
+
+FILE = "scores.csv"
+LEARNED = "It has learned from these very pairs: new ones will be found less well."
+HEADER = ("left", "right", "frozen_cosine", "cosine", "percentile_strangers", "percentile_partners")
+SEPARATORS = (",", ";", "\t")
+MOST_CSV = 2**28  # bytes
+
+
+def read_pairs_file(path: Path) -> list[tuple[str, str]]:
+    """Return the pairs that a CSV lists in its columns `left` and `right`: paths of images, which are relative to the
+    CSV. InputError for another file, and where images are missing."""
+    shown, text = printable(str(path)), _text(path)
+    rows = list(csv.reader(io.StringIO(text), delimiter=_separator(text)))
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if any(header.count(column) != 1 for column in PAIR_SIDES):
+        raise InputError(f"{shown}: a header with the columns left and right is expected, once each")
+    places = [header.index(column) for column in PAIR_SIDES]
+    filled = [(number, row) for number, row in enumerate(rows[1:], 1) if any(cell.strip() for cell in row)]
+    if short := [number for number, row in filled if len(row) <= max(places)]:
+        raise InputError(f"{shown}: row {short[0]:,} has fewer cells than the header")
+    if not filled:
+        raise InputError(f"{shown}: lists no pairs below its header")
+    pairs = [(row[places[0]].strip(), row[places[1]].strip()) for _, row in filled]
+    names = dict.fromkeys(name for pair in pairs for name in pair)
+    if missing := [name or "(empty)" for name in names if not (path.parent / name).is_file()]:
+        raise InputError(f"{shown}: {len(missing):,} of its images do not exist: {listed(missing, 3)}")
+    return pairs
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MOST_CSV:
+            raise InputError(f"{printable(str(path))}: too large for a list of pairs")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{printable(str(path))}: no CSV file can be read here ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{printable(str(path))}: not UTF-8 text; save it as CSV (UTF-8)") from error
+
+
+def _separator(text: str) -> str:
+    """The separator that splits the first line into most cells."""
+    return max(SEPARATORS, key=next(iter(text.splitlines()), "").count)
+
+
+def images_of(paths: Iterable[Path]) -> Dataset:
+    """Return images at absolute paths, each once, as a dataset of single images."""
+    images = sorted(set(paths))
+    root = Path(os.path.commonpath([path.parent for path in images]))
+    return Dataset(root, FLAT_SIDES, [(path,) for path in images], recursive=True)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Pairs with their vectors: the names and the files of each, and for either side the frozen features (N, n) and the
+    embeddings (N, E)."""
+
+    names: Sequence[tuple[str, str]]
+    paths: Sequence[tuple[Path, Path]]
+    left: Vectors
+    right: Vectors
+
+
+def pairs_in(similarity: Similarity, path: Path, recursive: bool, folder: Path, options: Options) -> Scored:
+    """Embed the pairs of a folder with left/ and right/ into `folder`/pairs; InputError for another folder."""
+    dataset = images_or_pairs(path, recursive, options.links, options.skip)
+    if dataset.sides != PAIR_SIDES:
+        raise InputError(f"{printable(str(path))}: holds no left/ and right/; --pairs takes a CSV that lists pairs")
+    embedded = embed_dataset(similarity, dataset, folder / "pairs", options)
+    paths = {tuple(dataset.row_name(image) for image in item): item for item in dataset.items}
+    names = [(left, right) for left, right in embedded.items()]
+    left, right = (embedded.vectors(side) for side in PAIR_SIDES)
+    return Scored(names, [(paths[name][0], paths[name][1]) for name in names], left, right)
+
+
+def listed_pairs(similarity: Similarity, path: Path, folder: Path, options: Options) -> Scored:
+    """Embed the images of the pairs that a CSV lists into `folder`/images, each once. Pairs with an image that is
+    skipped are left out."""
+    names = read_pairs_file(path)
+    paths = [(_absolute(path, left), _absolute(path, right)) for left, right in names]
+    dataset = images_of(image for pair in paths for image in pair)
+    embedded = embed_dataset(similarity, dataset, folder / "images", options)
+    rows = {name: row for row, name in enumerate(embedded.names(FLAT_SIDES[0]))}
+    places = np.array([[rows.get(dataset.row_name(image), -1) for image in pair] for pair in paths])
+    kept = np.flatnonzero((places >= 0).all(1)).tolist()
+    if len(kept) < len(names):
+        logger.warning(f"warning: {len(names) - len(kept):,} of {len(names):,} pairs left out: an image was skipped")
+    frozen, adapted = embedded.vectors(FLAT_SIDES[0])
+    left, right = ((frozen[places[kept, side]], adapted[places[kept, side]]) for side in (0, 1))
+    return Scored([names[pair] for pair in kept], [paths[pair] for pair in kept], left, right)
+
+
+def _absolute(path: Path, name: str) -> Path:
+    """The path of an image that the CSV at `path` names; links stay what they are."""
+    return Path(os.path.abspath(path.parent / name))  # noqa: PTH100
+
+
+def has_learned_from(similarity: Similarity, scored: Scored) -> bool:
+    """Return whether these are the very pairs, by their names, that a similarity was trained on."""
+    return bool(similarity.about["pairs"].get("sha256") == pairs_digest(sorted(scored.names)))
+
+
+def rows(similarity: Similarity, scored: Scored) -> Iterator[Sequence[object]]:
+    """Yield the rows of `scores.csv` under `HEADER`, a row a pair: its cosine before and after training, and the
+    percentages of strangers and of partners with a lower one."""
+    frozen, adapted = (np.einsum("nd,nd->n", *sides) for sides in zip(scored.left, scored.right, strict=True))
+    percentiles = similarity.percentiles(adapted)
+    for row, pair in enumerate(scored.names):
+        percentages = (percentage(percentiles[kind][row]) for kind in ("strangers", "partners"))
+        yield (*pair, cosine(frozen[row]), cosine(adapted[row]), *percentages)

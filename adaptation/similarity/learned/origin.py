@@ -1,0 +1,81 @@
+"""Where the features of a training come from: the networks and the PCA that their records name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import InputError, printable
+from common.record import read_record
+from featuresExtractor.pca import load_pca, pca_digest
+from featuresExtractor.processor import PROCESSORS
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+
+NETWORK = ("model", "network", "layers", "weights", "preprocess", "preprocessing", "pooling", "tokens", "precision")
+LOCAL = "a local file"  # in the place of its name, which may say more than its owner wants to send
+ORIGIN = "weights_origin"
+SOURCES = ("hub:", "package:", "http://", "https://", "random")  # of weights that anyone can have
+POOLINGS = {row.pooling for row in PROCESSORS.values() if row.joined}
+NO_RECORD = "no .json beside the features says which network they are of"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is recorded of the `networks` that features were made with, and the PCA that reduced them. `gap` says why
+    images cannot be embedded, where that is so: then features of the same kind can be."""
+
+    networks: list[dict[str, Any]]
+    pca: PCA | None = None
+    gap: str = ""
+
+
+def origin_of(path: Path) -> Origin:
+    """Return what the record of a features file says of its networks, and its PCA."""
+    record = read_record(path)
+    networks = [network for each in _recorded(record) if (network := _network(each)) is not None]
+    if not networks or len(networks) < len(_recorded(record)):
+        return Origin([], gap=NO_RECORD)
+    if "pca" not in record:
+        return Origin(networks)
+    try:
+        pca, layer = _pca(path, record["pca"]), record["pca"].get("layer", "all")
+    except (InputError, LookupError, TypeError, AttributeError) as error:
+        return Origin([], gap=f"the PCA that reduced the features is missing: {printable(str(error))}")
+    if layer != "all":
+        networks = [network | {"layers": {layer: network["layers"][layer]}} for network in networks]
+    return Origin(networks, pca)
+
+
+def _recorded(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings of each network, with the source of its weights."""
+    settings = record.get("settings")
+    if not isinstance(settings, dict):
+        return []
+    several, origin = settings.get("backbones"), record.get(ORIGIN)
+    if not isinstance(several, list):
+        return [{**settings, ORIGIN: origin}]
+    origins = origin if isinstance(origin, dict) else {}
+    return [{**each, ORIGIN: origins.get(each.get("model"))} for each in several if isinstance(each, dict)]
+
+
+def _network(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a similarity keeps of the settings of a network; None where there is too little."""
+    if any(key not in settings for key in NETWORK) or settings["pooling"] not in POOLINGS:
+        return None
+    origin = str(settings.get(ORIGIN))
+    return {key: settings[key] for key in NETWORK} | {ORIGIN: origin if origin.startswith(SOURCES) else LOCAL}
+
+
+def _pca(path: Path, recorded: Mapping[str, Any]) -> PCA:
+    """The PCA that reduced a features file: the one beside it, if it is the one that the record tells of."""
+    stem = path.stem.removeprefix("features_") if recorded.get("layer", "all") == "all" else path.stem
+    pca = load_pca(path.with_name(f"{stem}.skops"))
+    kept = float(pca.explained_variance_ratio_.sum())
+    same = recorded["sha256"] == pca_digest(pca) if "sha256" in recorded else kept == recorded["explained_variance"]
+    if not same:
+        raise InputError(f"{stem}.skops is another PCA")
+    return pca

@@ -1,0 +1,257 @@
+"""A learned similarity in Python: `Similarity.load(...)`, then embed, compare and search images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+
+from adaptation.extensions import digest, find, tried
+from adaptation.heads import HEADS
+from adaptation.similarity import given
+from adaptation.similarity.given import Given
+from adaptation.similarity.learned.calibration import KINDS, percentile, quantile
+from adaptation.similarity.learned.file import NAME, Learned, read_similarity
+from adaptation.similarity.learned.networks import Network, find_networks
+from adaptation.similarity.search import search
+from common.errors import InputError, printable
+from common.machine.device import training_device
+from common.machine.system import cores
+from common.record import package_versions
+from common.storage.files import sha256
+from common.vectors import to_unit
+from featuresExtractor.pca import Projection
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from featuresExtractor.backbones.inference import Forward
+
+    Vectors = NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
+
+BATCH = 64  # images at a time; the memory may ask for fewer
+ROWS = 4096  # feature vectors that go through PCA and head at a time
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image that a search found: its name, its cosine with the query, and its rank, from 1."""
+
+    name: str
+    score: float
+    rank: int
+
+
+class Similarity:
+    """A learned similarity: networks, PCA and head.
+
+    `about` is what its file says of it; `sha256` tells it from others.
+    """
+
+    def __init__(
+        self,
+        learned: Learned,
+        head: nn.Module,
+        sha256: str,
+        device: torch.device,
+        weights: Sequence[str | Path] = (),
+    ) -> None:
+        self.learned, self.head, self.sha256 = learned, head.eval().to(device).requires_grad_(False), sha256
+        self.about, self.device, self.weights = learned.about, device, weights
+        self._projection = _projection(learned, device)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        weights: str | Path | Sequence[str | Path] = (),
+        head: str | None = None,
+    ) -> Similarity:
+        """Load a similarity from its file, or from the run folder that it is in.
+
+        `device` is chosen where none is given. `weights` are files with the weights of its networks, where these were
+        local files or no hub can be reached. `head` is `FILE.py:CLASS` for a head of your own: such a file is run, so
+        it is never part of the similarity. InputError where no similarity can be read, or the head is another one.
+        """
+        file = find_file(Path(path))
+        learned = read_similarity(file)
+        chosen = training_device(None) if device is None else torch.device(device)
+        files = [weights] if isinstance(weights, (str, Path)) else list(weights)
+        _report_versions(learned.about["versions"], file)
+        return cls(learned, _head(learned, head, file), sha256(file), chosen, files)
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """The networks whose features it takes, checked against what is recorded of them."""
+        if not self.about["backbones"]:
+            gap = printable(str(self.about.get("gap") or "no network is recorded"))
+            raise InputError(f"this similarity cannot embed images: {gap}; it can embed features of the same kind")
+        return find_networks(self.about["backbones"], self.device, self.weights)
+
+    @cached_property
+    def _forwards(self) -> list[Forward]:
+        return [network.forward(self.device, BATCH) for network in self.networks]
+
+    @cached_property
+    def width(self) -> int:
+        """E, the dimensions of an embedding."""
+        return int(self.vectors(np.zeros((1, self.learned.width), np.float32))[1].shape[1])
+
+    def embed(self, images: Given, *, batch_size: int = BATCH, workers: int | None = None) -> Vectors:
+        """Return the embeddings (N, E) float32, of unit length, of N images: paths, PIL images or a folder, or one.
+
+        `batch_size` images are read at a time by `workers` threads. InputError names the images that cannot be read.
+        """
+        return self.embed_both(images, batch_size, workers)[1]
+
+    def embed_both(self, images: Given, batch_size: int = BATCH, workers: int | None = None) -> tuple[Vectors, Vectors]:
+        """As `embed`, with the frozen features (N, n) of unit length before the embeddings (N, E)."""
+        listed = given.list_images(images)
+        pixels = given.batches(listed, self.networks, batch_size, workers or min(32, cores()))
+        parts = [
+            self.vectors(np.concatenate([self._features(*pair) for pair in zip(self._forwards, each, strict=True)], 1))
+            for each in pixels
+        ]
+        frozen, adapted = (np.concatenate(side) for side in zip(*parts, strict=True))
+        return frozen, adapted
+
+    @staticmethod
+    def _features(forward: Forward, pixels: NDArray[np.uint8]) -> Vectors:
+        features: Vectors = forward(torch.from_numpy(pixels))[0][0]
+        return features
+
+    def vectors(self, features: Vectors) -> tuple[Vectors, Vectors]:
+        """Return what becomes of features (N, D): the frozen ones (N, n), which the PCA reduced, and the embeddings
+        (N, E), both float32 of unit length.
+
+        Features that this PCA has reduced already are taken too. InputError for those of another width.
+        """
+        features = np.asarray(features, np.float32)
+        widths = dict.fromkeys((self.learned.width, self.learned.reduced))
+        if features.ndim != 2 or features.shape[1] not in widths:
+            allowed = " or ".join(f"(N, {width})" for width in widths)
+            raise InputError(f"features of shape {features.shape}: {allowed} is what this similarity takes")
+        parts = [self._vectors(features[first : first + ROWS]) for first in range(0, len(features), ROWS)]
+        frozen, adapted = (np.concatenate(side) for side in zip(*parts, strict=True))
+        return frozen, adapted
+
+    @torch.inference_mode()
+    def _vectors(self, features: Vectors) -> tuple[Vectors, Vectors]:
+        reduced = torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
+        if self._projection is not None and features.shape[1] == self.learned.width:
+            reduced = torch.from_numpy(self._projection(np.ascontiguousarray(features))).to(self.device)
+        adapted = self.head(reduced).float()
+        return to_unit(reduced)[0].cpu().numpy(), to_unit(adapted)[0].cpu().numpy()
+
+    def __call__(self, left: Given, right: Given) -> Vectors:
+        """Return the cosines (N, M) float32 of N images with M others."""
+        cosines: Vectors = self.embed(left) @ self.embed(right).T
+        return cosines
+
+    def search(self, query: Given, gallery: Given, k: int = 10) -> list[Found] | list[list[Found]]:
+        """Return the k most similar images of a gallery, best first: a list for one query, and a list of such lists
+        for several. InputError for a k above the gallery's size."""
+        images = given.list_images(gallery)
+        neighbours = search(self.embed(query), self.embed(images), k, self.device)
+        found = [
+            [
+                Found(given.name_of(images[index], index), float(score), rank)
+                for rank, (index, score) in enumerate(zip(indices, scores, strict=True), 1)
+            ]
+            for indices, scores in zip(neighbours.indices.tolist(), neighbours.scores, strict=True)
+        ]
+        return found[0] if given.is_one(query) else found
+
+    def percentiles(self, cosines: Vectors, space: str = "adapted") -> dict[str, NDArray[np.float64]]:
+        """Return for each cosine (any shape) which percentage of the test pairs' cosines is lower: `partners` those of
+        people's pairs, `strangers` those of images that nobody paired. `space` is `adapted` or `frozen`."""
+        return {kind: percentile(cosines, self.learned.counts(space, kind)) for kind in KINDS}
+
+    def quantiles(self, shares: Sequence[float], kind: str, space: str = "adapted") -> list[float]:
+        """Return the cosines below which these `shares` (0 to 1) of `partners` or `strangers` lie, to 0.001."""
+        return [quantile(share, self.learned.counts(space, kind)) for share in shares]
+
+
+def _projection(learned: Learned, device: torch.device) -> Projection | None:
+    """The PCA before the head, on a device; None where there is none."""
+    if learned.mean is None or learned.components is None:
+        return None
+    pca = PCA(len(learned.components))
+    pca.mean_, pca.components_ = learned.mean.numpy(), learned.components.numpy()
+    return Projection(pca, device)
+
+
+def find_file(path: Path) -> Path:
+    """Return the file of a similarity: the path itself, or that in a run folder; InputError where there is none."""
+    shown = printable(str(path))
+    if not path.is_dir():
+        if path.exists():
+            return path
+        raise InputError(f"{shown}: no such run folder or file; train.py --final writes {NAME} into its run folder")
+    if (path / NAME).is_file():
+        return path / NAME
+    runs = sorted(each.parent.name for each in path.glob(f"run*/{NAME}"))
+    if runs:
+        raise InputError(
+            f"{shown}: no {NAME} here; train.py --final with the same settings adds one that has learned from all "
+            f"pairs, and {shown}/{runs[0]} has that of a run, which has not seen its test pairs"
+        )
+    raise InputError(f"{shown}: no {NAME} here; train.py --final writes one into its run folder")
+
+
+def _report_versions(recorded: Any, file: Path) -> None:
+    """Report libraries of other versions than those that the similarity was made with."""
+    now = package_versions()
+    others = [
+        f"{name} {now[name]} (made with {recorded[name]})" for name in now if recorded.get(name, now[name]) != now[name]
+    ]
+    if others:
+        logger.warning(
+            printable(f"note: {file}: made with other versions: {', '.join(others)}; results may differ slightly")
+        )
+
+
+def _head(learned: Learned, address: str | None, file: Path) -> nn.Module:
+    """The head with its weights; InputError where it is not the one that was trained."""
+    name, code = printable(str(learned.about["head"].get("name"))), learned.about["head"].get("sha256")
+    shown = printable(str(file))
+    if code is None and name not in HEADS:
+        raise InputError(f"{shown}: its head '{name}' is unknown here; known are {', '.join(HEADS)}")
+    if code is None and address is not None:
+        raise InputError(f"{shown}: its head '{name}' is one of this package; leave --head out (in Python head=...)")
+    if code is not None and address is None:
+        raise InputError(
+            f"{shown}: its head {name} is in a file of its maker's (SHA-256 {str(code)[:8]}...); give that file with "
+            f"--head FILE.py:{name} (in Python head=...). It is run: read it first"
+        )
+    if code is not None and (given_code := digest(str(address))) != code:
+        raise InputError(
+            f"{printable(str(address))}: another head file than this similarity was trained with (SHA-256 "
+            f"{str(given_code)[:8]}... is given, {str(code)[:8]}... is expected)"
+        )
+    return _with_weights(address or name, learned, shown)
+
+
+def _with_weights(name: str, learned: Learned, shown: str) -> nn.Module:
+    """Build a head and fill it in. Shapes are compared before memory is taken."""
+    build = find(name, HEADS, "head")
+    with torch.device("meta"):
+        expected = tried(name, lambda: build(learned.reduced)).state_dict()
+    shapes = {key: tuple(value.shape) for key, value in expected.items()}
+    if shapes != (held := {key: tuple(value.shape) for key, value in learned.head.items()}):
+        raise InputError(f"{shown}: its head {name} has tensors of shapes {held}, {shapes} are expected")
+    head: nn.Module = tried(name, lambda: build(learned.reduced))
+    head.load_state_dict(dict(learned.head))
+    return head

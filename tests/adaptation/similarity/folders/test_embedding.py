@@ -1,0 +1,340 @@
+"""Folders are embedded once, as the similarity embeds their images; only what is new or changed is embedded again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import extract
+import train
+from adaptation import Similarity
+from adaptation.similarity.folders import embedded as files
+from adaptation.similarity.folders import embedding
+from common.storage.files import sha256
+from featuresExtractor import pipeline
+from featuresExtractor.features.features_file import open_features
+
+Run = Callable[..., int]
+Image = Callable[..., Path]
+OWN = ["embeddings.json", "embeddings.npy", "frozen.json", "frozen.npy", "images.npy"]
+
+
+def left(tmp_path: Path) -> Path:
+    return tmp_path / "pairs" / "left"
+
+
+def rows(out: Path, name: str = "embeddings.npy") -> Any:
+    return open_features(out / name).all()
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".npy"}
+
+
+def one_line(text: str) -> str:
+    """The last line of stderr, which is the error; bars and notes stand before it."""
+    return text.strip().splitlines()[-1]
+
+
+def test_embeddings_are_those_of_the_similarity_in_a_features_file(
+    tmp_path: Path, run: Run, loaded: Similarity, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 0
+    assert f"16 embeddings of 1,024 dimensions: {out / 'embeddings.npy'}" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == OWN
+    names = sorted(path.name for path in left(tmp_path).iterdir())
+    frozen, adapted = loaded.embed_both([left(tmp_path) / name for name in names])
+    assert rows(out)["name"].tolist() == names
+    assert np.allclose(rows(out)["features"], adapted, atol=1e-6)
+    assert np.allclose(rows(out, "frozen.npy")["features"], frozen, atol=1e-6)
+    record = json.loads((out / "embeddings.json").read_text())
+    assert record["sha256"] == sha256(out / "embeddings.npy")
+    assert record["settings"]["similarity"] == loaded.sha256
+    assert record["written"] == 16
+
+
+def test_pairs_are_embedded_as_pairs_which_can_be_trained_on(tmp_path: Path, run: Run, learned: Path) -> None:
+    out = tmp_path / "out"
+    assert run("embed", "-d", tmp_path / "pairs", "-s", out) == 0
+    assert rows(out)["left"].shape == (16, 1024)
+    assert np.array_equal(rows(out)["left_name"], rows(out)["right_name"])
+    data, save = str(out / "embeddings.npy"), str(tmp_path / "again")
+    assert train.main(["-d", data, "-s", save, *["--model", "dummy", "--cpu", "-k", "1"]]) == 0
+
+
+def test_only_new_and_changed_images_are_embedded_again(
+    tmp_path: Path, run: Run, image: Image, seen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out, fresh = left(tmp_path), tmp_path / "out", tmp_path / "fresh"
+    assert run("embed", "-d", folder, "-s", out) == 0
+    seen.clear()
+    before = contents(out)
+    assert run("embed", "-d", folder, "-s", out) == 0
+    assert seen == []
+    assert contents(out) == before
+    assert "all 16 images are embedded here already" in capsys.readouterr().out
+    image(folder / "a20.png", (50, 40), 99)
+    image(folder / "a05b.png", (50, 40), 98)
+    image(folder / "a3.png", (44, 33), 97)
+    (folder / "a9.png").unlink()
+    assert run("embed", "-d", folder, "-s", out) == 0
+    assert sum(seen) == 3
+    assert "15 of 17 images are embedded already" not in capsys.readouterr().out  # 14: a3 is another image now
+    assert run("embed", "-d", folder, "-s", fresh) == 0
+    assert rows(out)["name"].tolist() == sorted(path.name for path in folder.iterdir())
+    assert np.array_equal(rows(out)["name"], rows(fresh)["name"])
+    for name in ("embeddings.npy", "frozen.npy"):
+        assert np.allclose(rows(out, name)["features"], rows(fresh, name)["features"], atol=1e-6)
+    assert (out / "images.npy").read_bytes() == (fresh / "images.npy").read_bytes()
+
+
+def test_removed_images_ask_for_no_network(tmp_path: Path, run: Run, seen: list[int]) -> None:
+    folder, out = left(tmp_path), tmp_path / "out"
+    assert run("embed", "-d", folder, "-s", out) == 0
+    seen.clear()
+    (folder / "a2.png").unlink()
+    assert run("embed", "-d", folder, "-s", out) == 0
+    assert seen == []
+    assert len(rows(out)) == 15
+
+
+@pytest.mark.parametrize("where", ["extract", "write", "place"])
+def test_what_was_cut_short_is_resumed(
+    tmp_path: Path, run: Run, seen: list[int], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    words = ("embed", "-d", left(tmp_path), "-b", "4")
+    assert run(*words, "-s", whole) == 0
+
+    def end(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if where == "extract":
+            calls = iter([None, None, KeyboardInterrupt])
+            decoded = pipeline.extract_features
+
+            def stopping(job: Any) -> Any:
+                from featuresExtractor import extractor
+
+                written = extractor._write
+
+                def write(*args: Any) -> Any:
+                    if next(calls) is not None:
+                        raise KeyboardInterrupt
+                    return written(*args)
+
+                patch.setattr(extractor, "_write", write)
+                return decoded(job)
+
+            patch.setattr(embedding, "extract_features", stopping)
+        elif where == "write":
+            patch.setattr(files, "_write_states", end)
+        else:
+            patch.setattr("common.storage.staging.Staging._bring", end)
+        assert run(*words, "-s", out) == 130
+    assert not (out / "embeddings.npy").exists()
+    seen.clear()
+    assert run(*words, "-s", out) == 0
+    assert sum(seen) == (8 if where == "extract" else 0)
+    assert contents(out) == contents(whole)
+    assert sorted(path.name for path in out.iterdir()) == OWN
+
+
+def test_unreadable_images_are_named_or_skipped(
+    tmp_path: Path, run: Run, image: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = left(tmp_path), tmp_path / "out"
+    (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    assert run("embed", "-d", folder, "-s", out) == 2
+    assert "cannot be read" in one_line(capsys.readouterr().err)
+    assert not (out / "embeddings.npy").exists()
+    assert run("embed", "-d", folder, "-s", out, "--on-error", "skip") == 0
+    assert len(rows(out)) == 16
+    assert json.loads((out / "embeddings.json").read_text())["skipped"][0]["name"] == "bad.png"
+    (folder / "worse.png").write_bytes(b"")  # all of the new ones are unreadable now
+    assert run("embed", "-d", folder, "-s", out, "--on-error", "skip") == 0
+    skipped = json.loads((out / "embeddings.json").read_text())["skipped"]
+    assert sorted(each["name"] for each in skipped) == ["bad.png", "worse.png"]
+    assert len(rows(out)) == 16
+
+
+def test_another_similarity_is_refused_and_replaces_when_asked(
+    tmp_path: Path, run: Run, learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 0
+    before, other = contents(out), learned / "run1"
+    assert run("embed", "-d", left(tmp_path), "-s", out, "-m", other) == 2
+    assert "was embedded by another similarity" in one_line(capsys.readouterr().err)
+    assert contents(out) == before
+    assert run("embed", "-d", left(tmp_path), "-s", out, "-m", other, "--overwrite") == 0
+    assert json.loads((out / "embeddings.json").read_text())["settings"]["similarity"] == Similarity.load(other).sha256
+
+
+def test_pairs_do_not_replace_single_images(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 0
+    assert run("embed", "-d", tmp_path / "pairs", "-s", out) == 2
+    assert "holds single images; give another folder, or --overwrite" in one_line(capsys.readouterr().err)
+    assert run("embed", "-d", tmp_path / "pairs", "-s", out, "--overwrite") == 0
+    assert rows(out).dtype.names[:2] == ("left", "right")
+
+
+def test_damaged_embeddings_are_not_used_again(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 0
+    whole = contents(out)
+    changed = bytearray(whole["frozen.npy"])
+    changed[-9] ^= 1
+    (out / "frozen.npy").write_bytes(changed)
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 2
+    assert "frozen.npy: was changed or damaged" in one_line(capsys.readouterr().err)
+    assert run("embed", "-d", left(tmp_path), "-s", out, "--overwrite") == 0
+    assert contents(out) == whole
+
+
+def test_states_of_another_kind_are_no_reason_to_believe(tmp_path: Path, run: Run, seen: list[int]) -> None:
+    out = tmp_path / "out"
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 0
+    for wrong in (b"", b"nothing", np.lib.format.magic(1, 0) + b"x"):
+        seen.clear()
+        (out / "images.npy").write_bytes(wrong)
+        assert run("embed", "-d", left(tmp_path), "-s", out) == 0
+        assert sum(seen) == 16
+
+
+# --- features files ---
+
+
+def features(tmp_path: Path) -> Path:
+    return tmp_path / "features" / "tiny"
+
+
+@pytest.mark.parametrize("name", ["features.npy", "features_pca8.npy"])
+def test_a_features_file_gives_the_same_embeddings_without_a_network(
+    tmp_path: Path, run: Run, seen: list[int], name: str
+) -> None:
+    assert run("embed", "-d", tmp_path / "pairs", "-s", tmp_path / "images") == 0
+    seen.clear()
+    assert run("embed", "-d", features(tmp_path) / name, "-s", tmp_path / "file") == 0
+    assert seen == []
+    for file in ("embeddings.npy", "frozen.npy"):
+        ours, theirs = rows(tmp_path / "file", file), rows(tmp_path / "images", file)
+        assert len(ours) == 16  # the flipped views are left out
+        assert np.array_equal(ours["left_name"], theirs["left_name"])
+        assert np.allclose(ours["right"], theirs["right"], atol=1e-6)
+
+
+def test_features_that_another_pca_reduced_are_refused(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    shutil.copytree(left(tmp_path), new)
+    (new / "a1.png").unlink()
+    words = ["--model", "tiny", "--weights", "random", "-p", "adapt-pca", "8", "--cpu"]
+    assert extract.main(["-d", str(new), "-s", str(tmp_path / "wrong"), *words]) == 0
+    wrong = tmp_path / "wrong" / "tiny" / "features_pca8.npy"
+    assert run("embed", "-d", wrong, "-s", tmp_path / "out") == 2
+    assert "was reduced by another PCA (" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out" / "embeddings.npy").exists()
+    given = ["--pca", str(features(tmp_path) / "pca8.skops")]
+    assert extract.main(["-d", str(new), "-s", str(tmp_path / "right"), *words, *given]) == 0
+    right = tmp_path / "right" / "tiny" / "features_pca8.npy"
+    assert run("embed", "-d", right, "-s", tmp_path / "out") == 0
+
+
+def test_features_of_another_network_or_of_nobody_knows_which_are_refused(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "tiny", "--weights", "random", "--seed", "5", "-p", "adapt", "--cpu"]
+    assert extract.main(["-d", str(tmp_path / "pairs"), "-s", str(tmp_path / "other"), *words]) == 0
+    other = tmp_path / "other" / "tiny" / "features.npy"
+    assert run("embed", "-d", other, "-s", tmp_path / "out") == 2
+    assert "not of the networks that the similarity was trained with (weights seed: 0 there, 5 asked)" in one_line(
+        capsys.readouterr().err
+    )
+    assert run("embed", "-d", other.with_name("none.npy"), "-s", tmp_path / "out") == 2
+    assert "none.npy: no features file could be read here" in one_line(capsys.readouterr().err)
+    other.with_suffix(".json").unlink()
+    assert run("embed", "-d", other, "-s", tmp_path / "out") == 2
+    assert "no .json beside the features says which network" in one_line(capsys.readouterr().err)
+
+
+# --- parquet ---
+
+
+def test_parquet_holds_names_and_embeddings_and_is_never_stale(tmp_path: Path, run: Run, image: Image) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out"
+    assert run("embed", "-d", left(tmp_path), "-s", out, "--format", "parquet") == 0
+    read = parquet.read_table(out / "embeddings.parquet")
+    assert read.column_names == ["name", "features"]
+    assert read["name"].to_pylist() == rows(out)["name"].tolist()
+    assert np.array_equal(np.array(read["features"].to_pylist(), np.float32), rows(out)["features"])
+    image(left(tmp_path) / "new.png", (40, 40), 77)
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 0
+    assert not (out / "embeddings.parquet").exists()
+
+
+def test_a_missing_pyarrow_is_named_before_anything_is_done(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    assert run("embed", "-d", left(tmp_path), "-s", tmp_path / "out", "--format", "parquet") == 2
+    assert "needs pyarrow: pip install -r requirements-parquet.txt" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+# --- odd folders ---
+
+
+def test_subfolders_and_links(tmp_path: Path, run: Run, image: Image) -> None:
+    root = tmp_path / "photos"
+    image(root / "a.png", (40, 30), 1)
+    image(root / "cat" / "a.png", (40, 30), 2)
+    image(tmp_path / "elsewhere" / "b.png", (40, 30), 3)
+    (root / "b.png").symlink_to(tmp_path / "elsewhere" / "b.png")
+    assert run("embed", "-d", root, "-s", tmp_path / "out", "--recursive", "--follow-links") == 0
+    assert rows(tmp_path / "out")["name"].tolist() == ["a.png", "b.png", "cat/a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names are not possible there")
+def test_names_of_any_kind(tmp_path: Path, run: Run, image: Image) -> None:
+    names = ["a,b.png", "-x.png", "two\nlines.png", "\u202e.png", 'quo"te.png', "=1+1.png"]
+    for number, name in enumerate(names):
+        image(tmp_path / "odd" / "x.png", (40, 30), number).rename(tmp_path / "odd" / name)
+    raw = os.fsencode(tmp_path / "odd") + b"/\xff.png"
+    shutil.copyfile(tmp_path / "odd" / "a,b.png", raw)
+    assert run("embed", "-d", tmp_path / "odd", "-s", tmp_path / "out") == 0
+    assert {*names} < {*rows(tmp_path / "out")["name"].tolist()}
+    assert (
+        run("search", "-q", tmp_path / "odd", "-g", tmp_path / "odd", "-k", 2, "-s", tmp_path / "found", "--html") == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such folder"),
+        (lambda path: path.mkdir(), "no images"),
+        (lambda path: path.write_text("x"), "no such folder"),
+    ],
+)
+def test_what_is_no_folder_of_images_is_refused_in_one_line(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], make: Callable[[Path], object], message: str
+) -> None:
+    make(tmp_path / "given")
+    assert run("embed", "-d", tmp_path / "given", "-s", tmp_path / "out") == 2
+    error = one_line(capsys.readouterr().err)
+    assert error.startswith("similarity.py: error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,139 @@
+"""The scores of pairs, from a folder or from a CSV, are those of numpy."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptation import Similarity
+from adaptation.similarity.folders.scoring import LEARNED, read_pairs_file
+from common.errors import InputError
+
+Run = Callable[..., int]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def one_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def test_scores_of_a_folder_are_those_of_numpy(
+    tmp_path: Path, run: Run, loaded: Similarity, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, out = tmp_path / "pairs", tmp_path / "out"
+    assert run("score", "-d", pairs, "-s", out) == 0
+    told = capsys.readouterr()
+    assert "16 pairs: " in told.out
+    assert "8 cosines of partners, 24 of strangers" in told.out
+    assert LEARNED in told.err
+    (frozen, adapted), (others_frozen, others) = (loaded.embed_both(pairs / side) for side in ("left", "right"))
+    names = sorted(path.name for path in (pairs / "left").iterdir())
+    cosines = (adapted * others).sum(axis=1)
+    percentages = loaded.percentiles(cosines)
+    for number, row in enumerate(table(out / "scores.csv")):
+        assert (row["left"], row["right"]) == (names[number], names[number])
+        assert abs(float(row["cosine"]) - cosines[number]) < 2e-6
+        assert abs(float(row["frozen_cosine"]) - frozen[number] @ others_frozen[number]) < 2e-6
+        assert abs(float(row["percentile_strangers"]) - percentages["strangers"][number]) < 0.2
+        assert abs(float(row["percentile_partners"]) - percentages["partners"][number]) < 0.2
+
+
+def test_new_pairs_are_not_said_to_be_learned_from(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for side in ("left", "right"):
+        (tmp_path / "pairs" / side / "a1.png").unlink()
+    assert run("score", "-d", tmp_path / "pairs", "-s", tmp_path / "out", "--html") == 0
+    assert LEARNED not in capsys.readouterr().err
+    assert LEARNED not in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "left,right\nleft/a1.png,right/a2.png\nleft/a1.png,right/a3.png\n",
+        "\ufeffLeft;note;Right\nleft/a1.png;x;right/a2.png\n\nleft/a1.png;;right/a3.png\n",
+        'right\tleft\r\n"right/a2.png"\tleft/a1.png\r\n right/a3.png\tleft/a1.png \r\n',
+    ],
+)
+def test_pairs_of_a_csv_each_image_embedded_once(
+    tmp_path: Path, run: Run, loaded: Similarity, seen: list[int], text: str
+) -> None:
+    listed, out = tmp_path / "pairs" / "pairs.csv", tmp_path / "out"
+    listed.write_text(text, encoding="utf-8", newline="")
+    assert run("score", "--pairs", listed, "-s", out) == 0
+    assert sum(seen) == 3
+    rows = table(out / "scores.csv")
+    assert [(row["left"], row["right"]) for row in rows] == [
+        ("left/a1.png", "right/a2.png"),
+        ("left/a1.png", "right/a3.png"),
+    ]
+    expected = loaded(
+        tmp_path / "pairs" / "left" / "a1.png", [tmp_path / "pairs" / "right" / f"a{n}.png" for n in (2, 3)]
+    )
+    assert np.allclose([float(row["cosine"]) for row in rows], expected[0], atol=2e-6)
+
+
+def test_absolute_paths_and_paths_that_lead_up(tmp_path: Path, run: Run) -> None:
+    listed = tmp_path / "lists" / "pairs.csv"
+    listed.parent.mkdir()
+    absolute = tmp_path / "pairs" / "left" / "a1.png"
+    listed.write_text(f"left,right\n{absolute},../pairs/right/a1.png\n")
+    assert run("score", "--pairs", listed, "-s", tmp_path / "out") == 0
+    assert [row["left"] for row in table(tmp_path / "out" / "scores.csv")] == [str(absolute)]
+
+
+def test_pairs_whose_images_are_skipped_are_left_out_with_a_count(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    listed = tmp_path / "pairs" / "pairs.csv"
+    listed.write_text("left,right\nleft/a1.png,bad.png\nleft/a1.png,right/a1.png\n")
+    assert run("score", "--pairs", listed, "-s", tmp_path / "out") == 2
+    capsys.readouterr()
+    assert run("score", "--pairs", listed, "-s", tmp_path / "out", "--on-error", "skip") == 0
+    assert "1 of 2 pairs left out: an image was skipped" in capsys.readouterr().err
+    assert [row["right"] for row in table(tmp_path / "out" / "scores.csv")] == ["right/a1.png"]
+
+
+WRONG = {
+    "": "a header with the columns left and right is expected",
+    "left\na.png\n": "a header with the columns left and right is expected",
+    "left,right,left\na,b,c\n": "a header with the columns left and right is expected, once each",
+    "left,right\n": "lists no pairs below its header",
+    "left,right\na1.png\n": "row 1 has fewer cells than the header",
+    "left,right\nnone.png,left/a1.png\n": "1 of its images do not exist: none.png",
+    "left,right\n,left/a1.png\n": "1 of its images do not exist: (empty)",
+}
+
+
+@pytest.mark.parametrize("text", WRONG, ids=repr)
+def test_what_is_no_list_of_pairs_is_refused(tmp_path: Path, image: Callable[..., Path], text: str) -> None:
+    image(tmp_path / "left" / "a1.png")
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(InputError) as error:
+        read_pairs_file(tmp_path / "pairs.csv")
+    assert WRONG[text] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_in_another_encoding_or_missing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_bytes("left,right\né.png,a\n".encode("cp1252"))
+    with pytest.raises(InputError, match="not UTF-8 text; save it as CSV"):
+        read_pairs_file(tmp_path / "pairs.csv")
+    with pytest.raises(InputError, match="no CSV file can be read here"):
+        read_pairs_file(tmp_path / "none.csv")
+
+
+def test_a_flat_folder_is_no_folder_of_pairs(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("score", "-d", tmp_path / "pairs" / "left", "-s", tmp_path / "out") == 2
+    assert "holds no left/ and right/; --pairs takes a CSV" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out" / "scores.csv").exists()
