@@ -8,9 +8,11 @@ FOLDER (default demo-output) is made anew each time.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ KS = (1, 3, 5)
 EXTRACT = "extract.py -d {pairs} -s {features} -b 64 --data-aug -p adapt-pca 256 --model efficientnet_lite0"
 TRAIN = (
     "train.py -d {features}/efficientnet_lite0/features_pca256.npy -s {run} "
-    f"-e 150 -r 5 -t 15 --test-split 0.25 -k {' '.join(map(str, KS))}"
+    f"-e 150 -r 5 -t 15 --test-split 0.25 -k {' '.join(map(str, KS))} --final --html"
 )
+SEARCH = "similarity.py search -m {run}/run1 -q {queries} -g {pairs}/right -k 10 -s {search} --partners --html"
+QUERIES = 24  # left images that are searched for: test pairs of the first run, which has not learned from them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,12 +43,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def demonstrate(folder: Path) -> int:
     """Draw, extract, train and print the table; each command is shown before it runs."""
     make_anew(folder)
-    places = {"pairs": folder / "pairs", "features": folder / "features", "run": folder / "run"}
+    places = {name: folder / name for name in ("pairs", "features", "run", "queries", "search")}
     print(f"{draw_pairs(places['pairs']):,} sample pairs drawn in {places['pairs']}")
-    code = run_commands([[word.format(**places) for word in command.split()] for command in (EXTRACT, TRAIN)])
-    if not code:
-        _report(places["run"])
-    return code
+    if code := _run(places, EXTRACT, TRAIN):
+        return code
+    _choose_queries(places["run"] / "run1", places["pairs"], places["queries"])
+    if code := _run(places, SEARCH):
+        return code
+    _report(places["run"])
+    print(f"search page:     {places['search'] / 'page.html'}: {QUERIES} images, and what is found for them")
+    return 0
+
+
+def _run(places: Mapping[str, Path], *commands: str) -> int:
+    """Run commands in which the places are named."""
+    return run_commands([[word.format(**places) for word in command.split()] for command in commands])
+
+
+def _choose_queries(run: Path, pairs: Path, queries: Path) -> None:
+    """Copy the left images of a few test pairs of a run, evenly spread, to a folder of their own."""
+    queries.mkdir()
+    with (run / "split.csv").open(newline="", encoding="utf-8") as file:
+        tested = [row["left_name"] for row in csv.DictReader(file) if row["set"] == "test"]
+    for number in range(QUERIES):
+        name = tested[number * len(tested) // QUERIES]
+        shutil.copyfile(pairs / "left" / name, queries / name)
 
 
 def _report(run: Path) -> None:
@@ -61,6 +84,7 @@ def _report(run: Path) -> None:
     print(table(["", *(f"aR@{k}" for k in KS)], rows))
     print(f"\nresults:         {run / 'summary.json'}")
     print(f"learning curves: {run / 'curves.png'}, or: .venv/bin/tensorboard --logdir {run}")
+    print(f"test pairs:      {run / 'page.html'}: those of the first run, failures first")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pdoc
 import pdoc.render
 
 DOCS = Path(__file__).resolve().parent
-MODULES = ("extract", "train", "featuresExtractor", "adaptation", "common", "demo", "!demo.__main__")
+MODULES = ("extract", "train", "similarity", "featuresExtractor", "adaptation", "common", "demo", "!demo.__main__")
 PACKAGES = ("adaptation", "featuresExtractor", "common")
 MARKS = ("<!-- modules -->", "<!-- end -->")
 MADE_WITH = f"pdoc {version('pdoc')}, Python {sys.version_info.major}.{sys.version_info.minor}"
@@ -29,7 +29,7 @@ def make_pages(target: Path) -> None:
 def modules() -> Iterator[str]:
     """Yield the table of modules: a row for each, with the first line of its docstring, and one for each folder."""
     yield "| module | what it is for |\n|---|---|"
-    top = [DOCS.parent / f"{script}.py" for script in ("extract", "train")]
+    top = [DOCS.parent / f"{script}.py" for script in ("extract", "train", "similarity")]
     folders = [path for package in PACKAGES for path in sorted((DOCS.parent / package).rglob("*.py"))]
     for path in (*top, *sorted(folders, key=lambda path: (path.parent, path.name != "__init__.py", path.name))):
         name = path.relative_to(DOCS.parent).as_posix()
