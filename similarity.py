@@ -79,8 +79,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partners",
         action="store_true",
-        help="an image of the gallery is the partner of the query of its name (whatever the suffix): say how many are "
-        "found, and mark them",
+        help="images of the gallery are the partners of queries of the same name (whatever the suffix): count those "
+        "that are found, and mark them on the page",
     )
     parser.add_argument(
         "--index",
