@@ -11,8 +11,6 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-import torch
-
 from adaptation import final, trainer
 from adaptation.data.pairs import Pairs
 from adaptation.data.sources import TRAINING_PAIRS, read_settings
@@ -28,8 +26,9 @@ from adaptation.reporting.tables import Conditions
 from adaptation.similarity.learned.file import NAME, write_similarity
 from adaptation.trainer import Scores
 from common.console import table
-from common.errors import InputError, OutOfMemory, printable
+from common.errors import InputError, printable
 from common.machine.device import device_name
+from common.machine.shortage import gpu_memory
 from common.progress import Bar, progress
 from common.record import make_record
 
@@ -94,7 +93,7 @@ def _train_some(
     """Train and write the runs of these numbers; their heads, which are large, end here."""
     setup, folder, on_epoch = work.setup, work.staging.inside(features.folder), partial(bar.update, len(numbers))
     events = {number: _events(work, features, number) for number in numbers}
-    try:
+    with gpu_memory("the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"):
         finished = trainer.train_runs(
             pairs,
             setup.settings,
@@ -104,10 +103,6 @@ def _train_some(
             layout.tiling,
             lambda progress: events[progress.run].add(progress),
         )
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
-        ) from error
     for each in finished:
         events[each.number].end()
         run_folder.write_run(folder, each, pairs, setup.settings.head)

@@ -22,6 +22,7 @@ from adaptation.reporting.run_folder import check_folder, read_summary
 from adaptation.similarity.learned.origin import Origin
 from adaptation.trainer import Settings
 from common.errors import InputError, listed, printable
+from common.machine.device import arithmetic_of
 from common.machine.resources import require_disk
 from common.record import differences, package_versions, read_record
 from common.storage.files import sha256
@@ -223,7 +224,7 @@ def _plan_of(sets: Sequence[FeatureSet], setup: Setup) -> dict[str, Any]:
         "number of runs": setup.runs,
         "pairs": hashlib.sha256(names).hexdigest(),
         "PCA of each run": setup.split_pca.components if setup.split_pca else None,
-        "device": setup.device.type,
+        "device": arithmetic_of(setup.device),
         "versions": package_versions(),
         "program": program(),
         "features": [[features.source.label, features.survey.sha256] for features in sets],

@@ -25,6 +25,7 @@ from adaptation.losses import contrast, find_loss
 from adaptation.metrics import retrieval_metrics
 from adaptation.tiled_loss import Tiling
 from common.errors import InputError
+from common.machine.device import tf32
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -284,8 +285,9 @@ def _embeddings(heads: HeadStack, side: Tensor, precision: str) -> Tensor:
 
 
 @torch.no_grad()
+@tf32(False)
 def evaluate(heads: Callable[[Tensor], Tensor], test: Stack, settings: Settings, tiling: Tiling) -> Metrics:
-    """Loss and metrics (R,) of the original view of `test`, whose pairs are each other's gallery; never in bf16."""
+    """Loss and metrics (R,) of the original view of `test`, whose pairs are each other's gallery; always in fp32."""
     exact = replace(tiling, factors=None)
     left, right = heads(test.left[0]), heads(test.right[0])
     contrasted = contrast(left, right, find_loss(settings.loss, settings.code), settings.temperature, exact)

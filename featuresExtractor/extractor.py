@@ -101,7 +101,7 @@ def extract_units(
             if new is not None:
                 logger.info(str(new))
             drift = forward.drift
-            writing = pool.submit(_write, dataset, batch, outputs, writers, new, record)
+            writing = pool.submit(_write, dataset, batch, outputs, writers, new, record, forward.precision)
             bar.update(len(batch.items) * images)
             clock.lap(WRITING)
         if writing is not None:
@@ -152,6 +152,7 @@ def _write(
     writers: Sequence[FeaturesWriter],
     drift: Drift | None,
     record: Callable[[Unit], object],
+    precision: str,
 ) -> Unit:
     """Write the features of a batch, each output to its file, and record it."""
     paths = [dataset.items[index] for index in batch.items]
@@ -159,7 +160,7 @@ def _write(
     good = [index - batch.items.start for index in batch.indices]
     sums = []
     for features, writer in zip(outputs, writers, strict=True):
-        _check_finite(features, [name for slot in good for name in names[slot]])
+        _check_finite(features, [name for slot in good for name in names[slot]], precision)
         by_item = features.reshape(len(features), len(good), len(dataset.sides), *features.shape[2:])
         places = _placed(by_item, good, len(names))
         blocks = [make_rows(writer.row, names, values, view) for view, values in enumerate(places)]
@@ -180,9 +181,12 @@ def _placed(by_item: NDArray[np.float32], good: Sequence[int], count: int) -> ND
     return places
 
 
-def _check_finite(features: NDArray[np.float32], names: Sequence[str]) -> None:
+def _check_finite(features: NDArray[np.float32], names: Sequence[str], precision: str) -> None:
     """InputError that names the first image whose features (views, images, ...) are no numbers."""
     good = np.isfinite(features).all(axis=(0, *range(2, features.ndim)))
     if not good.all():
         name = printable(names[int(good.argmin())])
-        raise InputError(f"{name}: the network gives values that are not finite numbers; are these its weights?")
+        fault = "the network gives values that are not finite numbers"
+        if precision == "fp16":
+            raise InputError(f"{name}: {fault} in fp16, whose range is small; give --precision bf16 or fp32")
+        raise InputError(f"{name}: {fault}; are these its weights?")

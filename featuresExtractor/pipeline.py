@@ -14,11 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from common.errors import InputError, OutOfMemory, listed, printable
 from common.machine.device import device_name, empty_cache
-from common.machine.shortage import explained
+from common.machine.shortage import explained, gpu_memory
 from common.storage.files import write_json
 from common.storage.lock import held
 from common.storage.staging import Staging, complete_all
@@ -258,10 +256,8 @@ def _fit_or_take(
 def _named(part: PcaPlan, source: Path) -> Iterator[None]:
     """Name the file and the layer that a PCA could not be fitted on."""
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        message = "the GPU's memory does not hold the PCA; the features are kept, go on with --cpu"
-        raise OutOfMemory(message) from error
+        with gpu_memory("the GPU's memory does not hold the PCA; the features are kept, go on with --cpu"):
+            yield
     except OutOfMemory:
         raise
     except InputError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.errors import InputError, printable
+from common.machine.device import arithmetic_of
 from common.machine.resources import require_disk
 from common.machine.system import bytes_on_disk
 from common.storage.staging import Staging
@@ -123,7 +124,7 @@ def reduction(job: Job, weights: Weights | None, settings: Mapping[str, Any], re
     pcas = [part for part in job.pcas if job.overwrite or not _is_reduced(job, part)]
     staging = Staging(job.folder, f"{output.stem}-pca{job.processor.components}")
     check_disk(job, staging, (), pcas)
-    fitted = {"source": record.get("sha256"), "device": job.device.type}
+    fitted = {"source": record.get("sha256"), "device": arithmetic_of(job.device)}
     return Work(job, weights, settings, fitted, staging, False, pcas, record=record)
 
 
@@ -209,7 +210,7 @@ def _forward(job: Job, backbone: Any) -> Forward:
     try:
         return Forward(reader, images, job.views, job.device, job.batch, recipe.joined, job.precision, job.compiled)
     except (AssertionError, RuntimeError) as error:
-        if job.model.preprocess == "own":
+        if job.model.preprocess == "own" or job.device.type in str(error).lower():  # a fault of the GPU
             raise
         size, reason = images.crop, " ".join(str(error).split())
         message = f"{job.model.name}: takes no images of {size} pixels, which --preprocess paper gives"

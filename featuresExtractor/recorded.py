@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.machine.device import device_name
+from common.machine.device import arithmetic_of, device_name
 from common.record import check_whole, differences, make_record, package_versions
 from common.storage.files import read_json, sha256
 from featuresExtractor.backbones.backbone import Backbone
@@ -65,7 +65,7 @@ def plan_of(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **settings,
         "dataset": {"kind": job.dataset.kind, "names": job.dataset.names_digest()},
-        "device": job.device.type,
+        "device": arithmetic_of(job.device),
         "compiled": job.compiled,
         "versions": package_versions(),
     }

@@ -36,6 +36,7 @@ from adaptation import memory, trainer
 from adaptation import plan as planning
 from adaptation.data.pairs import Pairs
 from adaptation.heads import HeadStack
+from adaptation.losses import contrast
 from adaptation.memory import GIB, Layout, Size
 from adaptation.plan import Setup
 from adaptation.reporting import run_folder as results
@@ -685,17 +686,20 @@ def test_tf32_is_allowed_while_training_when_it_is_asked_for(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, allowed: bool
 ) -> None:
     flags: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
-    before, seen = [flag.allow_tf32 for flag in flags], []
-    train_runs = trainer.train_runs
+    before = [flag.allow_tf32 for flag in flags]
+    seen: dict[bool, list[list[bool]]] = {True: [], False: []}  # of steps and of tests
 
-    def trained(*given: Any) -> list[trainer.Run]:
-        seen.append([flag.allow_tf32 for flag in flags])
-        return train_runs(*given)
+    def contrasted(*given: Any, **named: Any) -> Any:
+        seen[torch.is_grad_enabled()].append([flag.allow_tf32 for flag in flags])
+        return contrast(*given, **named)
 
-    monkeypatch.setattr(trainer, "train_runs", trained)
+    monkeypatch.setattr("adaptation.trainer.contrast", contrasted)
     monkeypatch.setitem(device.TAKEN, "cpu", ("fp32", "tf32", "bf16"))  # where it does nothing
-    assert train.main([*arguments(features, tmp_path), "-e", "1", "--precision", precision]) == 0
-    assert seen == [[allowed, allowed]]
+    assert train.main([*arguments(features, tmp_path), "-e", "2", "--precision", precision]) == 0
+    assert seen[True]
+    assert all(each == [allowed, allowed] for each in seen[True])
+    assert len(seen[False]) == 3  # two epochs, and the frozen features
+    assert not any(map(any, seen[False]))
     assert [flag.allow_tf32 for flag in flags] == before
     assert summary_of(tmp_path)["settings"]["precision"] == precision
 

@@ -30,13 +30,23 @@ def choose_device(gpu: bool | None) -> torch.device:
     """
     if gpu is False:
         return torch.device("cpu")
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and _works(torch.device("cuda")):
         return torch.device("cuda")
     if gpu and torch.backends.mps.is_available():
         return torch.device("mps")
     if gpu:
         logger.warning("no GPU that torch can use was found: going on with the CPU")
     return torch.device("cpu")
+
+
+def _works(device: torch.device) -> bool:
+    """Whether one small operation can be done on a GPU: the installed torch may have no code for it."""
+    try:
+        return float((torch.ones(1, device=device) + 1).item()) == 2
+    except RuntimeError as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        logger.warning(f"warning: torch cannot compute on the GPU here ({reason}): using the CPU")
+        return False
 
 
 def training_device(gpu: bool | None) -> torch.device:
@@ -53,6 +63,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return "mps (Apple GPU)" if device.type == "mps" else f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def arithmetic_of(device: torch.device) -> str:
+    """Return what the last digits of results depend on: `cpu`, or a GPU with its name."""
+    return device_name(device) if device.type == "cuda" else device.type
 
 
 def float64_device(device: torch.device) -> torch.device:
@@ -90,13 +105,27 @@ def check_precision(precision: str, device: torch.device) -> None:
 def tf32(allowed: bool) -> Iterator[None]:
     """Lets a GPU round the factors of fp32 products to TF32 (10 bits of mantissa), or makes fp32 mean fp32, which
     cuDNN's convolutions otherwise do not, without a word."""
-    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, cublas.allow_tf32
+    places, name, values = _tf32_settings()
+    before = [getattr(place, name) for place in places]
     try:
-        cudnn.allow_tf32 = cublas.allow_tf32 = allowed
+        for place in places:
+            setattr(place, name, values[allowed])
         yield
     finally:
-        cudnn.allow_tf32, cublas.allow_tf32 = before
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
+
+
+def _tf32_settings() -> tuple[list[Any], str, tuple[Any, Any]]:
+    """Where torch keeps it, under which name, and the values for "not allowed" and "allowed". torch has two interfaces,
+    and once a program has set the newer one (`fp32_precision`), the older one raises."""
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        _ = cudnn.allow_tf32, cublas.allow_tf32
+    except RuntimeError:
+        newer: Any = cudnn
+        return [cublas, newer.conv, newer.rnn], "fp32_precision", ("ieee", "tf32")
+    return [cudnn, cublas], "allow_tf32", (False, True)
 
 
 class Marks:

@@ -13,7 +13,7 @@ from torch import Tensor
 from common.errors import InputError, OutOfMemory
 from common.machine.device import TYPES, empty_cache, float64_device, free_memory, tf32
 from common.machine.resources import require_memory
-from common.machine.shortage import names_memory
+from common.machine.shortage import gpu_memory, names_memory
 from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, read_layers
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
 
@@ -70,11 +70,8 @@ class Forward:
         self.precision, self.type, self.compiled = precision, torch.float32, compiled
         self.drift: Drift | None = None
         self.ready, self.compared = False, device.type in UNTRIED
-        try:
-            with tf32(False):
-                self._prepare(backbone, batch)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(NO_MEMORY) from error
+        with gpu_memory(NO_MEMORY), tf32(False):
+            self._prepare(backbone, batch)
 
     def _prepare(self, backbone: LayerReader, batch: int) -> None:
         """The network to its device, folded; what it gives, and how many images fit."""
@@ -95,8 +92,8 @@ class Forward:
         return int(min(half, CPU_BUDGET) if self.device.type == "cpu" else half)
 
     def buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Return memory for pixels; for a GPU where it can fetch them itself."""
-        pixels: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda").numpy()
+        """Return memory for pixels; for a GPU where it can fetch them itself, if the system has such memory left."""
+        pixels: NDArray[np.uint8] = _pinned(shape) if self.device.type == "cuda" else np.empty(shape, np.uint8)
         return pixels
 
     def __call__(self, pixels: Tensor) -> list[Features]:
@@ -195,6 +192,16 @@ class Forward:
         self.batch //= 2
         empty_cache()
         logger.warning(f"the memory is full: going on with {self.batch} images at a time")
+
+
+def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory that a GPU can fetch from by itself, or any other where there is none of it left."""
+    try:
+        pinned: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    except RuntimeError as error:
+        logger.warning(f"note: no pinned memory ({_first_line(error)}): images are copied to the GPU more slowly")
+        return np.empty(shape, np.uint8)
+    return pinned
 
 
 def _first_line(error: Exception) -> str:

@@ -414,6 +414,13 @@ def test_features_that_are_no_numbers_end_the_extraction_with_the_first_such_ima
     assert [path.name for path in root.parent.iterdir()] == ["pairs"]
 
 
+def test_half_precision_that_overflows_is_named(tiny_model: Backbone, pairs: Callable[..., Path]) -> None:
+    forward = breaking(tiny_model, 2, lambda images: images * float("inf"))
+    forward.precision, forward.ready = "fp16", True  # as on a GPU, which is not here
+    with pytest.raises(InputError, match="not finite numbers in fp16, whose range is small; give --precision bf16"):
+        run(pairs(4), forward)
+
+
 @pytest.mark.parametrize("after", [0, 4])
 def test_interrupt_ends_the_extraction_with_nothing_left_behind(
     after: int, tiny_model: Backbone, pairs: Callable[..., Path]

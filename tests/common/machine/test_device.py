@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ def test_device_is_the_gpu_where_there_is_one_unless_the_cpu_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(device, "_works", lambda _: True)
     assert device.choose_device(gpu).type == chosen
     assert capsys.readouterr() == ("", "")
 
@@ -128,3 +132,56 @@ def test_a_precision_that_only_gpus_have_is_refused_on_a_cpu(precision: str) -> 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_precision_that_both_have_is_taken(precision: str, where: str) -> None:
     device.check_precision(precision, torch.device(where))
+
+
+def test_gpu_that_torch_has_no_code_for_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nmore")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    for gpu in (None, True):
+        assert device.choose_device(gpu).type == "cpu"
+        told = capsys.readouterr().err.splitlines()
+        assert told[0].startswith("warning: torch cannot compute on the GPU here (CUDA error: no kernel image")
+        assert told[0].endswith("): using the CPU")
+
+
+def test_results_on_a_gpu_depend_on_which_one_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    assert device.arithmetic_of(torch.device("cpu")) == "cpu"
+    assert device.arithmetic_of(torch.device("cuda")) == "cuda (Some GPU)"
+
+
+NEWER = """
+import torch
+from common.machine.device import tf32
+{set}
+cudnn = torch.backends.cudnn
+places = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+before = [place.fp32_precision for place in places]
+for allowed, value in ((False, "ieee"), (True, "tf32")):
+    with tf32(allowed):
+        assert [place.fp32_precision for place in places] == [value] * 3
+        with tf32(not allowed):
+            assert value not in [place.fp32_precision for place in places]
+        assert [place.fp32_precision for place in places] == [value] * 3
+    assert [place.fp32_precision for place in places] == before
+"""
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "torch.backends.fp32_precision = 'tf32'",
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    ],
+)
+def test_programs_that_use_torchs_newer_interface_keep_their_settings(setting: str) -> None:
+    """In a process of their own, since torch has no way back from one interface to the other."""
+    code = NEWER.format(set=setting)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[3], check=True)
