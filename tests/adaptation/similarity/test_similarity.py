@@ -126,8 +126,8 @@ def test_two_lines_load_it_in_another_process_from_another_folder_with_the_file_
     assert np.allclose(np.frombuffer(bytes.fromhex(done.stdout.strip()), np.float32), expected[0], atol=1e-6)
 
 
-def test_the_file_tells_no_path_and_no_name_of_an_image(tmp_path: Path, learned: Path) -> None:
-    contents = (learned / NAME).read_bytes()
+def test_the_file_tells_no_path_and_no_name_of_an_image(tmp_path: Path, learn: Learn) -> None:
+    contents = (learn("--final") / NAME).read_bytes()
     for told in (str(tmp_path).encode(), b"a3.png", os.environ.get("USER", "no-such-user").encode() + b"/", b".skops"):
         assert told not in contents
 
