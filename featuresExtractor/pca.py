@@ -56,7 +56,7 @@ class Moments:
     def add(self, rows: Tensor) -> None:
         """Merges a chunk of rows (n, D)."""
         about = rows.mean(0).to(self.mean.device, self.products)
-        centred = rows.to(about) - about
+        centred = rows.to(about.device).to(about.dtype) - about
         rest = centred.mean(0, dtype=torch.float64)  # what rounding left of the mean
         shift, total = about + rest - self.mean, self.count + len(rows)
         self._add_products(centred)
@@ -158,7 +158,7 @@ class Projection:
 
     @torch.inference_mode()
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        centred = torch.from_numpy(rows).to(self.mean) - self.mean
+        centred = torch.from_numpy(rows).to(self.mean.device).to(self.mean.dtype) - self.mean
         projected: NDArray[np.float32] = self._project(centred).float().cpu().numpy()
         return projected
 
