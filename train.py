@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
     check_libraries(["adaptation.experiment", "skops.io", "matplotlib.pyplot"])
 
     from adaptation.experiment import publish, published, run, summarise
-    from adaptation.final import train_finals
+    from adaptation.final import check_finals, train_finals
     from adaptation.plan import plan
     from common.machine.device import tf32
     from common.machine.system import keep_freed_memory
@@ -187,6 +187,8 @@ def run(args: argparse.Namespace) -> int:
     with tf32(args.precision == "tf32"), held(args.save):
         Staging(args.save).complete()
         work = plan(sets, setup, args.save, args.overwrite)
+        if args.final:
+            check_finals(work)
         records = published(work) if work.done else summarise(work, run(work))
         if args.final:
             train_finals(work, records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from adaptation.similarity.learned.file import NAME, Learned, read_similarity, w
 from adaptation.similarity.learned.from_run import Trained, calibrate, learned_of
 from adaptation.trainer import Run, train_final
 from common.errors import InputError, printable
+from common.machine.shortage import gpu_memory
 from common.progress import Bar, progress
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,12 @@ def of_run(features: FeatureSet, run: Run, pairs: Pairs, setup: Setup) -> Learne
     )
 
 
+def check_finals(work: Work) -> None:
+    """OutOfMemory where the memory does not hold the training on all pairs: better now than after the runs."""
+    for features in work.sets:
+        layout_of(features, work.setup, len(features.survey.names))
+
+
 def train_finals(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
     """Train a head on all pairs of each set that has none yet, and write its similarity, which tells the runs' metrics
     (in `records`) and is calibrated on their test pairs."""
@@ -45,7 +53,7 @@ def train_finals(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
     if not missing:
         return
     work.staging.begin(work.plan, overwrite=True)
-    with progress(len(missing) * work.setup.settings.steps, "final", "epochs") as bar:
+    with closing(work.staging), progress(len(missing) * work.setup.settings.steps, "final", "epochs") as bar:
         for features, record in missing:
             _train(work, features, record, bar)
 
@@ -63,7 +71,8 @@ def _train(work: Work, features: FeatureSet, record: Mapping[str, Any], bar: Bar
     pairs = features.survey.load()
     pairs = pairs if setup.split_pca else pairs.to(setup.device)
     tiling = layout_of(features, setup, len(pairs)).tiling
-    made = train_final(pairs, setup.settings, 0, bar.update, setup.split_pca, tiling)
+    with gpu_memory("the GPU's memory does not hold all pairs; give less --memory, a --batch-size, or --cpu"):
+        made = train_final(pairs, setup.settings, 0, bar.update, setup.split_pca, tiling)
     metrics = {
         name: {"frozen": each["frozen"]["mean"], "last_epoch": each["last_epoch"]["mean"]}
         for name, each in record["metrics"].items()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from adaptation.similarity.learned.networks import Network
 
 logger = logging.getLogger(__name__)
+
+_one_at_a_time = Lock()
 
 One = str | os.PathLike[str] | Image.Image
 Given = One | Sequence[One]
@@ -112,4 +115,6 @@ def _pixels(image: Path | Image.Image, network: Network) -> NDArray[np.uint8]:
         return decode_image(image, preprocessing, network.decoding).pixels
     if image.mode not in PLAIN:
         raise ValueError(f"mode {image.mode}, of which only a file says what the samples mean; convert it to RGB")
-    return prepare(to_rgb(ImageOps.exif_transpose(image), network.decoding)[0], preprocessing)
+    with _one_at_a_time:  # loading is not safe in two threads, and one image may be given twice
+        upright = ImageOps.exif_transpose(image)
+    return prepare(to_rgb(upright, network.decoding)[0], preprocessing)

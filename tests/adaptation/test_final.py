@@ -16,6 +16,7 @@ from adaptation import final
 from adaptation.data.pairs import load_pairs
 from adaptation.similarity.learned.file import NAME, read_similarity
 from adaptation.trainer import Settings, train_final
+from common.errors import OutOfMemory
 from featuresExtractor.features.writing import write_pairs
 
 WORDS = ["--cpu", "-e", "5", "-r", "3", "-t", "8", "-k", "1", "3"]
@@ -151,3 +152,28 @@ def test_frozen_features_can_be_kept_too(run: Run) -> None:
     learned = read_similarity(run("run", "--final", "--model", "dummy") / NAME)
     assert learned.head == {}
     assert torch.equal(learned.calibration[0], learned.calibration[1])
+
+
+def test_interrupted_later_it_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run("run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def end(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(final, "train_final", end)
+    run("run", "--final", code=130)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_too_little_memory_for_all_pairs_is_seen_before_the_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(features: Any, setup: Any, trained: int) -> None:
+        assert trained == 40
+        raise OutOfMemory("too little memory")
+
+    monkeypatch.setattr(final, "layout_of", full)
+    folder = run("run", "--final", code=2)
+    assert capsys.readouterr().err == "train.py: error: too little memory\n"
+    assert not folder.exists() or not list(folder.rglob("train.csv"))

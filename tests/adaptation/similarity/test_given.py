@@ -56,3 +56,16 @@ def test_results_name_images_without_a_file_by_their_number(learned: Path, colou
     found = Similarity.load(learned).search(colours, [colours.convert("L"), colours], k=2)
     assert {each.name for each in found} == {"image 1", "image 2"}  # type: ignore[union-attr]
     assert found[0].name == "image 2"  # type: ignore[union-attr]
+
+
+def test_one_image_given_many_times_is_read_by_many_threads(
+    tmp_path: Path, learned: Path, colours: Image.Image
+) -> None:
+    colours.save(tmp_path / "a.png")
+    similarity = Similarity.load(learned)
+    expected = similarity.embed(tmp_path / "a.png")
+    for _ in range(5):
+        embeddings = similarity.embed([Image.open(tmp_path / "a.png")] * 16, workers=8)
+        assert np.allclose(embeddings, expected, atol=1e-6)
+        image = Image.open(tmp_path / "a.png")
+        assert np.allclose(similarity.embed([image] * 16, workers=8), expected, atol=1e-6)
