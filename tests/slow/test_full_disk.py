@@ -55,7 +55,7 @@ def last_line(folder: Path) -> str:
         ("train", "adaptation.reporting.events.EventsFile._append", 6),
         ("train", "common.storage.files.finish_file", 1),
         ("train", "common.storage.files.finish_file", 4),
-        ("train", "adaptation.reporting.run_folder._write_csv", 6),
+        ("train", "adaptation.reporting.run_folder.write_csv", 6),
         ("train", "adaptation.reporting.plots.write_curves", 1),
     ],
 )
