@@ -63,7 +63,8 @@ def _page(work: Work, features: FeatureSet, runs: Path, folder: Path) -> Page:
     head = settings.head if dict(settings.code).get(settings.head) else None
     similarity = Similarity.load(runs / "run1" / NAME, device=setup.device, head=head)
     tested = pairs.subset(draw_split(len(pairs), settings.test_split, seeds_of(settings.seed, 1)[0]).test)
-    left, right = (similarity.vectors(side[0].numpy()) for side in (tested.left, tested.right))
+    reduced = setup.split_pca is None and features.origin.pca is not None
+    left, right = (similarity.vectors(side[0].numpy(), reduced) for side in (tested.left, tested.right))
     paths = [paths_of(folder, names) for names in tested.names]
     queries = pair_queries(left, right, tested.names, paths, K, setup.device)
     trained = len(pairs) - len(tested)

@@ -132,28 +132,30 @@ class Similarity:
         features: Vectors = forward(torch.from_numpy(pixels))[0][0]
         return features
 
-    def vectors(self, features: Vectors) -> tuple[Vectors, Vectors]:
+    def vectors(self, features: Vectors, reduced: bool = False) -> tuple[Vectors, Vectors]:
         """Return what becomes of features (N, D): the frozen ones (N, n), which the PCA reduced, and the embeddings
         (N, E), both float32 of unit length.
 
-        Features that this PCA has reduced already are taken too. InputError for those of another width.
+        Features that this PCA has reduced already are taken too: told by their width, or, where the PCA keeps as many
+        dimensions as there were, by `reduced`. InputError for those of another width.
         """
         features = np.asarray(features, np.float32)
         widths = dict.fromkeys((self.learned.width, self.learned.reduced))
         if features.ndim != 2 or features.shape[1] not in widths:
             allowed = " or ".join(f"(N, {width})" for width in widths)
             raise InputError(f"features of shape {features.shape}: {allowed} is what this similarity takes")
-        parts = [self._vectors(features[first : first + ROWS]) for first in range(0, len(features), ROWS)]
+        reduced = reduced or features.shape[1] != self.learned.width
+        parts = [self._vectors(features[first : first + ROWS], reduced) for first in range(0, len(features), ROWS)]
         frozen, adapted = (np.concatenate(side) for side in zip(*parts, strict=True))
         return frozen, adapted
 
     @torch.inference_mode()
-    def _vectors(self, features: Vectors) -> tuple[Vectors, Vectors]:
-        reduced = torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
-        if self._projection is not None and features.shape[1] == self.learned.width:
-            reduced = torch.from_numpy(self._projection(np.ascontiguousarray(features))).to(self.device)
-        adapted = self.head(reduced).float()
-        return to_unit(reduced)[0].cpu().numpy(), to_unit(adapted)[0].cpu().numpy()
+    def _vectors(self, features: Vectors, reduced: bool) -> tuple[Vectors, Vectors]:
+        rows = np.ascontiguousarray(features)
+        taken = rows if reduced or self._projection is None else self._projection(rows)
+        frozen = torch.from_numpy(taken).to(self.device)
+        adapted = self.head(frozen).float()
+        return to_unit(frozen)[0].cpu().numpy(), to_unit(adapted)[0].cpu().numpy()
 
     def __call__(self, left: Given, right: Given) -> Vectors:
         """Return the cosines (N, M) float32 of N images with M others."""

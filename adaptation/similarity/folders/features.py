@@ -23,7 +23,7 @@ def embed_features(similarity: Similarity, path: Path, folder: Path, options: Op
     that another PCA reduced, and where the folder holds other embeddings, unless they may be replaced."""
     check_whole(path, read_record(path))
     rows = open_features(path)
-    check_made_alike(similarity, path)
+    reduced = check_made_alike(similarity, path)
     originals = int((rows.all()["view"] == 0).sum())
     with held(folder):
         staging = Staging(folder, PART)
@@ -31,21 +31,22 @@ def embed_features(similarity: Similarity, path: Path, folder: Path, options: Op
         if existing_in(folder, similarity, rows.sides, options.overwrite) is not None and not options.overwrite:
             raise InputError(f"{printable(str(folder))}: holds embeddings already; give another folder, or --overwrite")
         source: dict[str, Any] = {"source": path.name, "source_sha256": read_record(path).get("sha256"), "skipped": []}
-        contents = Contents(rows.sides, rows.name_length, originals, _blocks(similarity, rows), source)
+        contents = Contents(rows.sides, rows.name_length, originals, _blocks(similarity, rows, reduced), source)
         return write_embedded(similarity, staging, contents, options.flags)
 
 
-def _blocks(similarity: Similarity, rows: Rows) -> Iterator[Block]:
+def _blocks(similarity: Similarity, rows: Rows, reduced: bool) -> Iterator[Block]:
     for chunk in rows.chunks():
         originals = chunk[chunk["view"] == 0]
         if len(originals):
             names = zip(*(originals[name_field(side)].tolist() for side in rows.sides), strict=True)
-            yield Block(list(names), [similarity.vectors(originals[side]) for side in rows.sides])
+            yield Block(list(names), [similarity.vectors(originals[side], reduced) for side in rows.sides])
 
 
-def check_made_alike(similarity: Similarity, path: Path) -> None:
-    """InputError where a features file is not of the networks that a similarity was trained with, or was reduced by
-    another PCA: its dimensions may fit, and its embeddings would mean nothing."""
+def check_made_alike(similarity: Similarity, path: Path) -> bool:
+    """Return whether the PCA of a similarity has reduced a features file already. InputError where it is not of the
+    networks that the similarity was trained with, or was reduced by another PCA: its dimensions may fit, and its
+    embeddings would mean nothing."""
     shown, origin = printable(str(path)), origin_of(path)
     if origin.gap:
         raise InputError(f"{shown}: {origin.gap}; so it may be of another network than the similarity")
@@ -62,3 +63,4 @@ def check_made_alike(similarity: Similarity, path: Path) -> None:
                 f"{shown}: was reduced by another PCA ({own_digest[:8]}...) than the similarity was trained with "
                 f"({printable(str(expected))[:8]}...); give features.npy, which it reduces itself"
             )
+    return origin.pca is not None

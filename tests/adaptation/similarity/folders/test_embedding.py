@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import extract
+import similarity
 import train
 from adaptation import Similarity
 from adaptation.similarity.folders import embedded as files
@@ -338,3 +339,13 @@ def test_what_is_no_folder_of_images_is_refused_in_one_line(
     assert error.startswith("similarity.py: error: ")
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pca_that_keeps_all_dimensions_is_applied_once(tmp_path: Path, learn: Callable[..., Path]) -> None:
+    model = learn("--final", "--html", extracted="-p adapt-pca 32 --layers layer1")
+    images, words = tmp_path / "pairs", ["-m", str(model), "--cpu"]
+    assert similarity.main(["embed", *words, "-d", str(images), "-s", str(tmp_path / "images")]) == 0
+    for name in ("features.npy", "features_pca32.npy"):
+        file, out = tmp_path / "features" / "tiny" / name, tmp_path / name
+        assert similarity.main(["embed", *words, "-d", str(file), "-s", str(out)]) == 0
+        assert np.allclose(rows(out)["left"], rows(tmp_path / "images")["left"], atol=1e-5)
