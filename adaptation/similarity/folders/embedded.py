@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptation.similarity.similarity import Similarity
-from common.errors import InputError, printable
+from common.errors import InputError, listed, printable
 from common.progress import progress
 from common.record import check_whole, make_record, read_record
 from common.storage.files import sync_folder, write_json, written_whole
@@ -95,6 +95,9 @@ def existing_in(folder: Path, similarity: Similarity, sides: tuple[str, ...], ov
     """Return what is in the folder already; None where there is nothing, or where it is to be replaced: what is of
     another similarity, or has other `sides`. InputError for such things without `overwrite`."""
     if not (folder / EMBEDDINGS).exists():
+        if (others := [name for name in OWN if (folder / name).exists()]) and not overwrite:
+            message = f"holds {listed(others)} without {EMBEDDINGS}, so they may be yours"
+            raise InputError(f"{printable(str(folder))}: {message}; give another folder, or --overwrite")
         return None
     try:
         existing = open_embedded(folder, similarity)

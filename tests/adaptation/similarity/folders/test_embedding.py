@@ -349,3 +349,13 @@ def test_a_pca_that_keeps_all_dimensions_is_applied_once(tmp_path: Path, learn: 
         file, out = tmp_path / "features" / "tiny" / name, tmp_path / name
         assert similarity.main(["embed", *words, "-d", str(file), "-s", str(out)]) == 0
         assert np.allclose(rows(out)["left"], rows(tmp_path / "images")["left"], atol=1e-5)
+
+
+def test_files_of_the_users_own_are_not_replaced(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "images.npy").write_bytes(b"mine")
+    assert run("embed", "-d", left(tmp_path), "-s", out) == 2
+    assert "holds images.npy without embeddings.npy, so they may be yours" in one_line(capsys.readouterr().err)
+    assert (out / "images.npy").read_bytes() == b"mine"
+    assert run("embed", "-d", left(tmp_path), "-s", out, "--overwrite") == 0
