@@ -4,14 +4,14 @@
     python similarity.py search -m RUNS/first -q QUERY.jpg -g PHOTOS -k 10 -s OUT
     python similarity.py score  -m RUNS/first -d PAIRS -s OUT
 
-RUNS/first is a run folder that `train.py --final` wrote, or the file similarity.safetensors from one: it holds all that
-is needed but for the weights of the pretrained network, which are fetched or found as by extract.py.
+RUNS/first is a run folder that `train.py --final` wrote, or the file similarity.safetensors from it. That file is
+enough, but for the weights of the pretrained network: these are downloaded or found as extract.py does it.
 
-    embed    OUT/embeddings.npy (as a features file, with a .json) and frozen.npy, what it was made from
-    search   OUT/results.csv: a row for each query and rank
-    score    OUT/scores.csv: a row for each pair
+    embed    writes OUT/embeddings.npy
+    search   writes OUT/results.csv: a row for each query and rank
+    score    writes OUT/scores.csv: a row for each pair
 
-Images that are embedded already are not embedded again: the same command after new images came takes these alone.
+`similarity.py embed -h` and so on list the options of each.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,102 +28,140 @@ from common import console
 
 if TYPE_CHECKING:
     from adaptation.similarity.folders.embedding import Options
+    from adaptation.similarity.folders.scoring import Scored
+    from adaptation.similarity.folders.searching import Search
     from adaptation.similarity.similarity import Similarity
 
 MOST_WORKERS = 32  # more threads of one Python process read no faster
 
 
+EMBED = """Embed the images of a folder: one embedding each, whose cosines say how alike images are.
+
+    OUT/embeddings.npy   names and embeddings; np.load reads it, and train.py takes those of pairs
+    OUT/frozen.npy       the same for the features before the head
+    OUT/*.json           how they were made, and which images were skipped
+
+Interrupted, the same command resumes. Given again after images were added, changed or removed, it embeds only the new
+and the changed ones."""
+
+SEARCH = """Find the k most similar images of a gallery for each query.
+
+    OUT/results.csv      a row for each query and rank: the image that was found, its cosine, the percentage of
+                         strangers and of partners with a lower one, and its cosine and rank before training
+    OUT/page.html        with --html: the same to look at
+    OUT/gallery          the embeddings of the gallery, which later searches use again
+    OUT/queries          those of the queries
+
+An image that is in the gallery itself does not count as its own neighbour."""
+
+SCORE = """Say how alike the two images of each pair are.
+
+    OUT/scores.csv       a row for each pair: its cosine before training (frozen) and after, and the percentage of
+                         strangers and of partners with a lower one
+    OUT/page.html        with --html: how well partners find each other
+    OUT/pairs            the embeddings (of --pairs: OUT/images), which later calls use again
+
+Percentages tell more than cosines: strangers have positive cosines too. They rest on the test pairs of the runs, which
+the heads had not learned from."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of `similarity.py`."""
-    parser = argparse.ArgumentParser(
-        prog="similarity.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="similarity.py", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="embed | search | score")
-    _add_embed(commands.add_parser("embed", help="embed the images of a folder"))
-    _add_search(commands.add_parser("search", help="find the most similar images of a gallery"))
-    _add_score(commands.add_parser("score", help="score pairs of images"))
+    for add, name, text, short in (
+        (_add_embed, "embed", EMBED, "embed the images of a folder"),
+        (_add_search, "search", SEARCH, "find the most similar images of a gallery"),
+        (_add_score, "score", SCORE, "say how alike the images of pairs are"),
+    ):
+        command = commands.add_parser(name, help=short, description=text, formatter_class=raw)
+        add(command)
+        _add_common(command)
     return parser
 
 
 def _add_embed(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=embed)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         *("-d", "--dataset"),
         type=Path,
         required=True,
         metavar="PATH",
-        help="folder of images, folder with left/ and right/, or a features file that extract.py made with the same "
-        "networks",
+        help="a folder of images, a folder with left/ and right/, or a features file (.npy) that extract.py made with "
+        "the same networks",
     )
-    parser.add_argument(
+    add(
         "--format",
         choices=("npy", "parquet"),
         default="npy",
-        help="parquet: also embeddings.parquet, for table tools; needs pyarrow (default npy)",
+        help="parquet: also write embeddings.parquet, for table tools; needs pyarrow (default npy)",
     )
-    _add_common(parser)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=search)
-    parser.add_argument(
-        *("-q", "--queries"), type=Path, required=True, metavar="PATH", help="an image, or a folder of images"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("-q", "--queries", type=Path, required=True, metavar="PATH", help="an image, or a folder of images")
+    add(
         *("-g", "--gallery"),
         type=Path,
         required=True,
         metavar="PATH",
-        help="a folder of images, or what embed wrote of one",
+        help="a folder of images, or the output of embed",
     )
-    parser.add_argument("-k", type=console.positive, default=10, metavar="K", help="images to find (default 10)")
-    parser.add_argument(
+    add("-k", type=console.positive, default=10, metavar="K", help="images to find for each query (default 10)")
+    add(
         "--partners",
         action="store_true",
-        help="images of the gallery are the partners of queries of the same name (whatever the suffix): count those "
-        "that are found, and mark them on the page",
+        help="an image of the gallery that has the name of a query (whatever the suffix) is its partner: count how "
+        "many are found, and mark them on the page",
     )
-    parser.add_argument(
+    add(
         "--index",
         choices=("exact", "faiss"),
         default="exact",
-        help="faiss: approximate, for millions of images; needs faiss-cpu, and its recall against exact search is "
-        "measured and printed (default exact)",
+        help="faiss: approximate search, for millions of images; needs faiss-cpu. Its recall against exact search is "
+        "measured on a sample of the queries and printed (default exact)",
     )
     _add_html(parser)
-    _add_common(parser)
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=score)
     either = parser.add_mutually_exclusive_group(required=True)
-    either.add_argument("-d", "--dataset", type=Path, metavar="PATH", help="folder with left/ and right/")
+    either.add_argument(
+        *("-d", "--dataset"),
+        type=Path,
+        metavar="PATH",
+        help="a folder with left/ and right/; images of the same name are a pair",
+    )
     either.add_argument(
         "--pairs",
         type=Path,
         metavar="CSV",
-        help="CSV with the columns left and right: paths of images, relative to the CSV",
+        help="a CSV file with the columns left and right: paths of images, absolute or relative to the CSV",
     )
     _add_html(parser)
-    _add_common(parser)
 
 
 def _add_html(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--html", action="store_true", help="also write OUT/page.html, to look at")
+    parser.add_argument("--html", action="store_true", help="also write OUT/page.html, which opens in a browser")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-m", "--model", type=Path, required=True, metavar="RUN", help="run folder, or similarity.safetensors")
+    add("-m", "--model", type=Path, required=True, metavar="RUN", help="a run folder, or similarity.safetensors")
     add("-s", "--save", type=Path, required=True, metavar="OUT", help="folder to write to")
-    add("-b", "--batch-size", type=console.positive, default=64, metavar="N", help="images at a time (default 64)")
+    add("--overwrite", action="store_true", help="replace results, and embeddings by another similarity")
     add("--recursive", action="store_true", help="also read subfolders")
     add("--follow-links", action="store_true", help="also read images, and with --recursive folders, behind links")
     add(
         "--on-error",
         choices=("fail", "skip"),
         default="fail",
-        help="what to do with images that cannot be read or have no partner (default fail)",
+        help="skip: skip images that cannot be read or have no partner; fail: name them and end (default fail)",
     )
     add(
         "--weights",
@@ -130,14 +169,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="weights of the network, where its hub cannot be reached or they were a local file; once for each network",
+        help="weights of the pretrained network, where they cannot be downloaded or were a local file; give it once "
+        "for each network",
     )
     add(
         "--head",
         metavar="FILE.py:CLASS",
-        help="the head, where it is in a file of your own: the file is run, so read it first if it is not yours",
+        help="the head, where train.py --model was given one in a file: the file is run, so read it first if it is not "
+        "yours",
     )
-    add("--overwrite", action="store_true", help="replace results, and embeddings by another similarity")
+    add("-b", "--batch-size", type=console.positive, default=64, metavar="N", help="images at a time (default 64)")
     add(
         "--workers",
         type=console.positive,
@@ -192,7 +233,7 @@ def embed(args: argparse.Namespace) -> int:
     if args.format == "parquet":
         check_pyarrow()
     similarity, options = _load(args)
-    if args.dataset.suffix == ".npy":
+    if args.dataset.suffix in (".npy", ".npz"):
         embedded = embed_features(similarity, args.dataset, args.save, options)
     else:
         dataset = images_or_pairs(args.dataset, args.recursive, args.follow_links, options.skip)
@@ -205,22 +246,17 @@ def embed(args: argparse.Namespace) -> int:
 
 def search(args: argparse.Namespace) -> int:
     """Search a gallery for the most similar images of each query."""
-    from adaptation.similarity.folders.embedded import EMBEDDINGS
-    from adaptation.similarity.folders.results import check_results, write_results
-    from adaptation.similarity.folders.searching import FILE, HEADER, images_at, rows, search_images
+    from adaptation.similarity.folders.results import results_in, write_results
+    from adaptation.similarity.folders.searching import FILE, HEADER, rows
 
-    check_results(args.save, FILE, args.overwrite)
-    similarity, options = _load(args)
-    flags = args.recursive, args.follow_links, options.skip
-    queries = images_at(args.queries, *flags)
-    gallery = args.gallery if (args.gallery / EMBEDDINGS).is_file() else images_at(args.gallery, *flags)
-    found = search_images(similarity, queries, gallery, args.k, args.save, options, args.index, args.partners)
-    page = None
-    if args.html:
-        from adaptation.similarity.folders.showing import search_page
+    with results_in(args.save, FILE, args.overwrite):
+        similarity, found = _found(args)
+        page = None
+        if args.html:
+            from adaptation.similarity.folders.showing import search_page
 
-        page = search_page(similarity, found, queries, gallery, args.k)
-    write_results(args.save, FILE, [HEADER, *rows(similarity, found)], page)
+            page = search_page(similarity, found)
+        write_results(args.save, FILE, chain([HEADER], rows(similarity, found)), page)
     print(f"{len(found.queries):,} queries, {len(found.gallery):,} images searched: {args.save / FILE}")
     if args.partners:
         print(found.recall())
@@ -228,34 +264,33 @@ def search(args: argparse.Namespace) -> int:
     return 0
 
 
+def _found(args: argparse.Namespace) -> tuple[Similarity, Search]:
+    """The similarity, and what it finds."""
+    from adaptation.similarity.folders import searching
+
+    similarity, options = _load(args)
+    flags = args.recursive, args.follow_links, options.skip
+    queries, gallery = searching.images_at(args.queries, *flags), searching.gallery_at(args.gallery, similarity, *flags)
+    wanted = searching.Wanted(args.k, args.index, args.partners)
+    return similarity, searching.search_images(similarity, queries, gallery, args.save, options, wanted)
+
+
 def score(args: argparse.Namespace) -> int:
     """Score pairs."""
-    from adaptation.similarity.folders.results import check_results, write_results
-    from adaptation.similarity.folders.scoring import (
-        FILE,
-        HEADER,
-        LEARNED,
-        has_learned_from,
-        listed_pairs,
-        pairs_in,
-        rows,
-    )
+    from adaptation.similarity.folders.results import results_in, write_results
+    from adaptation.similarity.folders.scoring import FILE, HEADER, LEARNED, has_learned_from, rows
 
-    check_results(args.save, FILE, args.overwrite)
-    similarity, options = _load(args)
-    if args.pairs:
-        scored = listed_pairs(similarity, args.pairs, args.save, options)
-    else:
-        scored = pairs_in(similarity, args.dataset, args.recursive, args.save, options)
-    page = None
-    if args.html:
-        from adaptation.similarity.folders.showing import pairs_page
+    with results_in(args.save, FILE, args.overwrite):
+        similarity, scored = _scored(args)
+        page = None
+        if args.html:
+            from adaptation.similarity.folders.showing import pairs_page
 
-        page = pairs_page(similarity, scored)
-    write_results(args.save, FILE, [HEADER, *rows(similarity, scored)], page)
-    calibration = similarity.about["calibration"]
+            page = pairs_page(similarity, scored)
+        write_results(args.save, FILE, chain([HEADER], rows(similarity, scored)), page)
     if has_learned_from(similarity, scored):
         print(f"note: {LEARNED}", file=sys.stderr)
+    calibration = similarity.about["calibration"]
     print(
         f"{len(scored.names):,} pairs: {args.save / FILE}\n"
         f"percentiles rest on the test pairs of the runs: {calibration['partners']:,} cosines of partners, "
@@ -263,6 +298,16 @@ def score(args: argparse.Namespace) -> int:
     )
     _show_page(args)
     return 0
+
+
+def _scored(args: argparse.Namespace) -> tuple[Similarity, Scored]:
+    """The similarity, and the pairs that it scores."""
+    from adaptation.similarity.folders.scoring import listed_pairs, pairs_in
+
+    similarity, options = _load(args)
+    if args.pairs:
+        return similarity, listed_pairs(similarity, args.pairs, args.save, options)
+    return similarity, pairs_in(similarity, args.dataset, args.recursive, args.save, options)
 
 
 def _show_page(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -53,3 +54,20 @@ def test_a_similarity_that_is_not_there_is_told_before_images_are_looked_for(
     assert line.startswith("similarity.py: error: ")
     assert "none: no such run folder or file; train.py --final writes similarity.safetensors" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_help_of_each_command_says_what_it_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, file in (("embed", "OUT/embeddings.npy"), ("search", "OUT/results.csv"), ("score", "OUT/scores.csv")):
+        with pytest.raises(SystemExit):
+            similarity.main([command, "-h"])
+        help_text = capsys.readouterr().out
+        assert file in help_text
+        assert "None" not in help_text
+
+
+def test_every_option_of_the_help_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = similarity.build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for command in commands.choices.values():
+        assert command.description
+        assert [action.dest for action in command._actions if not action.help] == []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptation.similarity.folders.embedded import Block, Contents, Embedded, existing_in, write_embedded
 from adaptation.similarity.folders.embedding import PART, Options
@@ -17,20 +18,31 @@ from common.storage.staging import Staging
 from featuresExtractor.features.features_file import Rows, name_field, open_features
 from featuresExtractor.pca import pca_digest
 
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+
+logger = logging.getLogger(__name__)
+
 
 def embed_features(similarity: Similarity, path: Path, folder: Path, options: Options) -> Embedded:
     """Embed the original views of a features file into `folder`. InputError for features of other networks, for those
     that another PCA reduced, and where the folder holds other embeddings, unless they may be replaced."""
-    check_whole(path, read_record(path))
+    digest = check_whole(path, read_record(path))
     rows = open_features(path)
     reduced = check_made_alike(similarity, path)
-    originals = int((rows.all()["view"] == 0).sum())
     with held(folder):
         staging = Staging(folder, PART)
         staging.complete()
-        if existing_in(folder, similarity, rows.sides, options.overwrite) is not None and not options.overwrite:
-            raise InputError(f"{printable(str(folder))}: holds embeddings already; give another folder, or --overwrite")
-        source: dict[str, Any] = {"source": path.name, "source_sha256": read_record(path).get("sha256"), "skipped": []}
+        existing = existing_in(folder, similarity, rows.sides, options.overwrite)
+        if existing is not None and read_record(existing.embeddings.path).get("source_sha256") == digest:
+            logger.info(f"{printable(str(folder))}: all {len(existing):,} rows of it are embedded here already")
+            return existing
+        if existing is not None and not options.overwrite:
+            raise InputError(
+                f"{printable(str(folder))}: holds embeddings of others; give another folder, or --overwrite"
+            )
+        originals = int((rows.all()["view"] == 0).sum())
+        source: dict[str, Any] = {"source": path.name, "source_sha256": digest, "skipped": []}
         contents = Contents(rows.sides, rows.name_length, originals, _blocks(similarity, rows, reduced), source)
         return write_embedded(similarity, staging, contents, options.flags)
 
@@ -57,10 +69,17 @@ def check_made_alike(similarity: Similarity, path: Path) -> bool:
         what = "; ".join(differing) or f"{len(recorded)} networks there, {len(settings)} here"
         raise InputError(f"{shown}: not of the networks that the similarity was trained with ({what})")
     if origin.pca is not None:
-        expected = (similarity.about["pca"] or {}).get("sha256")
-        if (own_digest := pca_digest(origin.pca)) != expected:
-            raise InputError(
-                f"{shown}: was reduced by another PCA ({own_digest[:8]}...) than the similarity was trained with "
-                f"({printable(str(expected))[:8]}...); give features.npy, which it reduces itself"
-            )
+        _check_pca(similarity, shown, origin.pca)
     return origin.pca is not None
+
+
+def _check_pca(similarity: Similarity, shown: str, pca: PCA) -> None:
+    """InputError where the PCA that reduced features is not that of a similarity."""
+    recorded = similarity.about["pca"]
+    if recorded is None:
+        raise InputError(f"{shown}: was reduced by a PCA, and the similarity was trained without; give features.npy")
+    if (digest := pca_digest(pca)) != (expected := printable(str(recorded.get("sha256")))):
+        raise InputError(
+            f"{shown}: was reduced by another PCA ({digest[:8]}...) than the similarity was trained with "
+            f"({expected[:8]}...); give features.npy, which it reduces itself"
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from adaptation.pages.content import Page
@@ -12,18 +13,21 @@ from common.storage.files import write_csv
 from common.storage.lock import held
 from common.storage.staging import Staging
 
-PAGE = "page.html"
+PAGE, PART = "page.html", "results"
 
 
-def check_results(folder: Path, name: str, overwrite: bool) -> None:
-    """InputError where results are there already, unless they may be replaced."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{printable(str(folder))}: is a file; -s takes a folder")
-    if (existing := _existing(folder, name)) and not overwrite:
-        raise InputError(
-            f"{printable(str(folder))}: already holds {listed(existing)}; give another folder, or --overwrite to "
-            "replace it"
-        )
+@contextmanager
+def results_in(folder: Path, name: str, overwrite: bool) -> Iterator[None]:
+    """Keep a folder for the results of this process: the CSV `name`, and a page. InputError where results are there
+    already, unless they may be replaced."""
+    with held(folder):
+        Staging(folder, PART).complete()
+        if (existing := _existing(folder, name)) and not overwrite:
+            raise InputError(
+                f"{printable(str(folder))}: already holds {listed(existing)}; give another folder, or --overwrite to "
+                "replace it"
+            )
+        yield
 
 
 def _existing(folder: Path, name: str) -> list[str]:
@@ -31,13 +35,12 @@ def _existing(folder: Path, name: str) -> list[str]:
 
 
 def write_results(folder: Path, name: str, rows: Iterable[Sequence[object]], page: Page | None) -> None:
-    """Write the rows to the CSV `name`, and the page to page.html, in the place of earlier results."""
-    with held(folder):
-        staging = Staging(folder, "results")
-        staging.complete()
-        staging.begin({"results": name}, overwrite=True)
-        write_csv(staging.path / name, rows)
-        if page is not None:
-            write_page(staging.path / PAGE, page)
-        new = [name, *[PAGE] * (page is not None)]
-        staging.place({part: part for part in new}, _existing(folder, name))
+    """Write the rows to the CSV `name`, and the page to page.html, in the place of earlier results; within
+    `results_in`."""
+    staging = Staging(folder, PART)
+    staging.begin({"results": name}, overwrite=True)
+    write_csv(staging.path / name, rows)
+    if page is not None:
+        write_page(staging.path / PAGE, page)
+    new = [name, *[PAGE] * (page is not None)]
+    staging.place({part: part for part in new}, _existing(folder, name))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adaptation.similarity.folders.embedded import EVERY, Embedded
 from adaptation.similarity.folders.embedding import Options, embed_dataset
 from adaptation.similarity.folders.searching import cosine, images_or_pairs, percentage
 from adaptation.similarity.learned.from_run import pairs_digest
-from adaptation.similarity.similarity import Similarity
+from adaptation.similarity.similarity import ROWS, Similarity
 from common.errors import InputError, listed, printable
 from featuresExtractor.images.folders.dataset import FLAT_SIDES, PAIR_SIDES, Dataset
 
@@ -37,22 +38,37 @@ MOST_CSV = 2**28  # bytes
 def read_pairs_file(path: Path) -> list[tuple[str, str]]:
     """Return the pairs that a CSV lists in its columns `left` and `right`: paths of images, which are relative to the
     CSV. InputError for another file, and where images are missing."""
-    shown, text = printable(str(path)), _text(path)
-    rows = list(csv.reader(io.StringIO(text), delimiter=_separator(text)))
+    shown, rows = printable(str(path)), _rows(path)
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if any(header.count(column) != 1 for column in PAIR_SIDES):
         raise InputError(f"{shown}: a header with the columns left and right is expected, once each")
     places = [header.index(column) for column in PAIR_SIDES]
     filled = [(number, row) for number, row in enumerate(rows[1:], 1) if any(cell.strip() for cell in row)]
     if short := [number for number, row in filled if len(row) <= max(places)]:
-        raise InputError(f"{shown}: row {short[0]:,} has fewer cells than the header")
+        raise InputError(f"{shown}: row {short[0]:,} below the header has fewer cells than the header")
     if not filled:
         raise InputError(f"{shown}: lists no pairs below its header")
     pairs = [(row[places[0]].strip(), row[places[1]].strip()) for _, row in filled]
     names = dict.fromkeys(name for pair in pairs for name in pair)
-    if missing := [name or "(empty)" for name in names if not (path.parent / name).is_file()]:
+    if missing := [name or "(empty)" for name in names if not _is_file(path.parent / name)]:
         raise InputError(f"{shown}: {len(missing):,} of its images do not exist: {listed(missing, 3)}")
     return pairs
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV, whatever separates its cells."""
+    text = _text(path)
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text)))
+    except csv.Error as error:
+        raise InputError(f"{printable(str(path))}: not a CSV file ({error})") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # of a name that no file can have
+        return False
 
 
 def _text(path: Path) -> str:
@@ -71,22 +87,45 @@ def _separator(text: str) -> str:
     return max(SEPARATORS, key=next(iter(text.splitlines()), "").count)
 
 
-def images_of(paths: Iterable[Path]) -> Dataset:
-    """Return images at absolute paths, each once, as a dataset of single images."""
+def images_of(paths: Iterable[Path], folder: Path) -> Dataset:
+    """Return images at absolute paths, each once, as a dataset of single images. Where all are in `folder` or below,
+    their names are relative to it, else absolute, so that they are the same ones when others join them. InputError for
+    images on several drives."""
     images = sorted(set(paths))
-    root = Path(os.path.commonpath([path.parent for path in images]))
+    roots = [folder] if all(path.is_relative_to(folder) for path in images) else {Path(path.anchor) for path in images}
+    if len(roots) > 1:
+        raise InputError(f"the images are on several drives ({listed(map(str, roots))}); move them to one")
+    (root,) = roots
     return Dataset(root, FLAT_SIDES, [(path,) for path in images], recursive=True)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Pairs with their vectors: the names and the files of each, and for either side the frozen features (N, n) and the
-    embeddings (N, E)."""
+    """N pairs: the names and the files of each, and the rows `places` (N, 2) of its images in `embedded`."""
 
     names: Sequence[tuple[str, str]]
     paths: Sequence[tuple[Path, Path]]
-    left: Vectors
-    right: Vectors
+    embedded: Embedded
+    places: NDArray[np.int64]
+
+    def vectors(self, pairs: slice = EVERY) -> list[Vectors]:
+        """Return for the left and the right side the frozen features (n, d) and the embeddings (n, E) of these pairs,
+        or of all."""
+        sides = self.embedded.embeddings.sides
+        fields = sides if len(sides) > 1 else sides * 2
+        return [
+            tuple(each[rows] for each in self.embedded.vectors(field))
+            for field, rows in zip(fields, self.places[pairs].T, strict=True)
+        ]
+
+    def cosines(self) -> NDArray[np.float32]:
+        """Return the cosines (N, 2) of the pairs: by the frozen features, and by the embeddings."""
+        found = np.empty((len(self.names), 2), np.float32)
+        for first in range(0, len(found), ROWS):
+            part = slice(first, first + ROWS)
+            for space, sides in enumerate(zip(*self.vectors(part), strict=True)):
+                found[part, space] = np.einsum("nd,nd->n", *sides)
+        return found
 
 
 def pairs_in(similarity: Similarity, path: Path, recursive: bool, folder: Path, options: Options) -> Scored:
@@ -95,10 +134,8 @@ def pairs_in(similarity: Similarity, path: Path, recursive: bool, folder: Path, 
     if dataset.sides != PAIR_SIDES:
         raise InputError(f"{printable(str(path))}: holds no left/ and right/; --pairs takes a CSV that lists pairs")
     embedded = embed_dataset(similarity, dataset, folder / "pairs", options)
-    paths = {tuple(dataset.row_name(image) for image in item): item for item in dataset.items}
-    names = [(left, right) for left, right in embedded.items()]
-    left, right = (embedded.vectors(side) for side in PAIR_SIDES)
-    return Scored(names, [(paths[name][0], paths[name][1]) for name in names], left, right)
+    names, paths = ([*zip(*map(of, PAIR_SIDES), strict=True)] for of in (embedded.names, embedded.paths))
+    return Scored(names, paths, embedded, np.arange(len(embedded))[:, None].repeat(2, axis=1))
 
 
 def listed_pairs(similarity: Similarity, path: Path, folder: Path, options: Options) -> Scored:
@@ -106,16 +143,16 @@ def listed_pairs(similarity: Similarity, path: Path, folder: Path, options: Opti
     skipped are left out."""
     names = read_pairs_file(path)
     paths = [(_absolute(path, left), _absolute(path, right)) for left, right in names]
-    dataset = images_of(image for pair in paths for image in pair)
+    dataset = images_of((image for pair in paths for image in pair), _absolute(path, "."))
     embedded = embed_dataset(similarity, dataset, folder / "images", options)
     rows = {name: row for row, name in enumerate(embedded.names(FLAT_SIDES[0]))}
     places = np.array([[rows.get(dataset.row_name(image), -1) for image in pair] for pair in paths])
     kept = np.flatnonzero((places >= 0).all(1)).tolist()
     if len(kept) < len(names):
         logger.warning(f"warning: {len(names) - len(kept):,} of {len(names):,} pairs left out: an image was skipped")
-    frozen, adapted = embedded.vectors(FLAT_SIDES[0])
-    left, right = ((frozen[places[kept, side]], adapted[places[kept, side]]) for side in (0, 1))
-    return Scored([names[pair] for pair in kept], [paths[pair] for pair in kept], left, right)
+    if not kept:
+        raise InputError(f"{printable(str(path))}: each of its pairs has an image that was skipped")
+    return Scored([names[pair] for pair in kept], [paths[pair] for pair in kept], embedded, places[kept])
 
 
 def _absolute(path: Path, name: str) -> Path:
@@ -131,8 +168,8 @@ def has_learned_from(similarity: Similarity, scored: Scored) -> bool:
 def rows(similarity: Similarity, scored: Scored) -> Iterator[Sequence[object]]:
     """Yield the rows of `scores.csv` under `HEADER`, a row a pair: its cosine before and after training, and the
     percentages of strangers and of partners with a lower one."""
-    frozen, adapted = (np.einsum("nd,nd->n", *sides) for sides in zip(scored.left, scored.right, strict=True))
-    percentiles = similarity.percentiles(adapted)
+    cosines = scored.cosines()
+    percentiles = similarity.percentiles(cosines[:, 1])
     for row, pair in enumerate(scored.names):
         percentages = (percentage(percentiles[kind][row]) for kind in ("strangers", "partners"))
-        yield (*pair, cosine(frozen[row]), cosine(adapted[row]), *percentages)
+        yield (*pair, *map(cosine, cosines[row]), *percentages)

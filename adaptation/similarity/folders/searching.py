@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaptation.similarity.folders.embedded import Embedded, open_embedded
+from adaptation.similarity.folders.embedded import EMBEDDINGS, Embedded, open_embedded, read_states
 from adaptation.similarity.folders.embedding import Options, embed_dataset
 from adaptation.similarity.others import ranks_among_others, search_others
 from adaptation.similarity.search import Neighbours
@@ -54,6 +54,16 @@ class Search:
         return f"partners among the first {self.neighbours.indices.shape[1]}: {found.sum():,} of {known.sum():,}"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is searched for: the `k` nearest, exactly, or with `index` faiss approximately. `paired` says that images
+    of the same name are partners."""
+
+    k: int
+    index: str = "exact"
+    paired: bool = False
+
+
 def images_at(path: Path, recursive: bool, links: bool, skip: bool) -> Dataset:
     """Return the images of a folder, or the one image that a file is; InputError for pairs, and where none are."""
     if path.is_file():
@@ -66,42 +76,49 @@ def images_at(path: Path, recursive: bool, links: bool, skip: bool) -> Dataset:
 
 def images_or_pairs(path: Path, recursive: bool, links: bool, skip: bool) -> Dataset:
     """Return the images or the pairs of a folder; what is odd about it is logged."""
+    if path.is_file():
+        raise InputError(f"{printable(str(path))}: is a file; give the folder that it is in")
     dataset = find_images(path, skip, recursive, links)
     for line in dataset.warnings():
         logger.warning(printable(line))
     return dataset
 
 
+def gallery_at(path: Path, similarity: Similarity, recursive: bool, links: bool, skip: bool) -> Dataset | Embedded:
+    """Return the images of a gallery, or what `embed_dataset` wrote of them; InputError for pairs, and as `images_at`
+    and `open_embedded`."""
+    folder = path.parent if path.name == EMBEDDINGS else path
+    if not (folder / EMBEDDINGS).is_file():
+        return images_at(path, recursive, links, skip)
+    embedded = open_embedded(folder, similarity)
+    if embedded.embeddings.sides != FLAT_SIDES:
+        raise InputError(f"{printable(str(folder))}: holds pairs; embed its left/ or right/ alone to search there")
+    return embedded
+
+
 def search_images(
     similarity: Similarity,
     queries: Dataset,
-    gallery: Dataset | Path,
-    k: int,
+    gallery: Dataset | Embedded,
     folder: Path,
     options: Options,
-    index: str = "exact",
-    paired: bool = False,
+    wanted: Wanted,
 ) -> Search:
-    """Embed the queries and the gallery into `folder`, as far as that is not done (a `gallery` that is a path is what
-    `embed_dataset` wrote), and search exactly, or with `index` faiss approximately. `paired` says that images of
-    the same name are partners. InputError for a k above the
-    gallery's size, and as `embed_dataset`."""
-    if isinstance(gallery, Dataset) and k > len(gallery):
-        raise InputError(f"-k {k:,}: the gallery has {len(gallery):,} images; k from 1 to {len(gallery):,} is possible")
-    candidates = (
-        embed_dataset(similarity, gallery, folder / "gallery", options)
-        if isinstance(gallery, Dataset)
-        else open_embedded(gallery, similarity)
-    )
-    if candidates.embeddings.sides != FLAT_SIDES:
-        raise InputError(f"{printable(str(gallery))}: holds pairs; embed its left/ or right/ alone to search there")
+    """Embed the queries and the gallery into `folder`, as far as that is not done, and search. InputError for a k above
+    the gallery's size, and as `embed_dataset`."""
+    k, size = wanted.k, len(gallery)
+    if k > size:
+        raise InputError(f"-k {k:,}: the gallery has {size:,} images; k from 1 to {size:,} is possible")
     asked = embed_dataset(similarity, queries, folder / "queries", options)
-    own = _own_rows(queries, asked, gallery, candidates)
+    candidates = (
+        gallery if isinstance(gallery, Embedded) else embed_dataset(similarity, gallery, folder / "gallery", options)
+    )
+    own, partners = own_rows(asked, candidates), _partners(asked, candidates, wanted.paired)
     (frozen, adapted), (other_frozen, others) = asked.vectors(SIDE), candidates.vectors(SIDE)
-    find = _approximately if index == "faiss" else None
+    find = _approximately if wanted.index == "faiss" else None
     neighbours = search_others(adapted, others, k, similarity.device, own, find)
     ranks = ranks_among_others(frozen, other_frozen, neighbours.indices, similarity.device, own)
-    return Search(asked, candidates, neighbours, ranks, own, _partners(asked, candidates, paired))
+    return Search(asked, candidates, neighbours, ranks, own, partners)
 
 
 def _partners(asked: Embedded, candidates: Embedded, paired: bool) -> NDArray[np.int64]:
@@ -124,28 +141,36 @@ def _approximately(queries: Vectors, gallery: Vectors, k: int) -> Neighbours:
     return found.neighbours
 
 
-def _own_rows(queries: Dataset, asked: Embedded, gallery: Dataset | Path, candidates: Embedded) -> NDArray[np.int64]:
-    """For each query its row in the gallery, where it is the very same file; -1 where it is not there, and for a
-    gallery of which only the embeddings are known."""
-    if isinstance(gallery, Path):
-        return np.full(asked.embeddings.count, -1)
-    rows = {name: row for row, name in enumerate(candidates.names(SIDE))}
-    files = {path.resolve(): rows.get(gallery.row_name(path), -1) for (path,) in gallery.items}
-    paths = {queries.row_name(path): path.resolve() for (path,) in queries.items}
-    return np.array([files.get(paths[name], -1) for name in asked.names(SIDE)])
+def own_rows(asked: Embedded, candidates: Embedded) -> NDArray[np.int64]:
+    """Return for each query (Q,) its row in the gallery, where it is the very same file, also behind a link; -1 where
+    it is not there."""
+    own = np.full(len(asked), -1)
+    states = read_states(asked), read_states(candidates)
+    if states[0] is None or states[1] is None or asked.root is None or candidates.root is None:
+        return own
+    alike = np.flatnonzero(_shared(states[1], states[0]))  # a look at each file of a large gallery would take minutes
+    rows = {path.resolve(): row for path, row in zip(candidates.paths(SIDE, alike), alike.tolist(), strict=True)}
+    own[:] = [rows.get(path.resolve(), -1) for path in asked.paths(SIDE)]
+    return own
+
+
+def _shared(states: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of the images with these states (N, 1) have size and time in common with some of the others (M, 1)."""
+    shared: NDArray[np.bool_] = np.all([np.isin(states[field], others[field]) for field in ("size", "changed")], axis=0)
+    return shared[:, 0]
 
 
 def rows(similarity: Similarity, found: Search) -> Iterator[Sequence[object]]:
     """Yield the rows of `results.csv` under `HEADER`: a row for each query and rank, with the percentages of strangers
     and of partners that have a lower cosine, and with cosine and rank by the frozen features."""
     (frozen, _), (others, _) = found.queries.vectors(SIDE), found.gallery.vectors(SIDE)
-    names, candidates = found.queries.names(SIDE), found.gallery.names(SIDE)
     percentiles = similarity.percentiles(found.neighbours.scores)
-    for query, indices in enumerate(found.neighbours.indices):
+    for query, name in enumerate(found.queries.names(SIDE)):
+        indices, scores = found.neighbours.indices[query], found.neighbours.scores[query]
         frozen_cosines = others[indices] @ frozen[query]
-        for place, index in enumerate(indices):
+        for place, candidate in enumerate(found.gallery.names(SIDE, indices)):
             yield (
-                *(names[query], place + 1, candidates[index], cosine(found.neighbours.scores[query, place])),
+                *(name, place + 1, candidate, cosine(scores[place])),
                 *(percentage(percentiles[kind][query, place]) for kind in ("strangers", "partners")),
                 *(cosine(frozen_cosines[place]), int(found.frozen_ranks[query, place])),
             )

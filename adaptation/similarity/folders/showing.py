@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
 from adaptation.pages.content import Image, Page
 from adaptation.pages.page import MOST_QUERIES
 from adaptation.pages.pairs import Side, pair_queries, search_queries
+from adaptation.similarity.folders.embedded import Embedded, is_unchanged, read_states
 from adaptation.similarity.folders.scoring import LEARNED, Scored, has_learned_from
 from adaptation.similarity.folders.searching import SIDE, Search
 from adaptation.similarity.similarity import Similarity
-from featuresExtractor.images.folders.dataset import Dataset
 
 K = 10  # images that each measure finds
 
 
-def search_page(similarity: Similarity, found: Search, queries: Dataset, gallery: Dataset | Path, k: int) -> Page:
-    """Return the page of a search, of its first queries where there are many. The images of a gallery of which only
-    the embeddings are known are shown by their names."""
-    shown = slice(0, MOST_QUERIES)
-    files = {} if isinstance(gallery, Path) else _files(gallery)
-    asked = Side(_images(found.queries.names(SIDE)[shown], _files(queries)), *_part(found.queries.vectors(SIDE), shown))
-    among = Side(_images(found.gallery.names(SIDE), files), *found.gallery.vectors(SIDE))
+class Images(Sequence[Image]):
+    """Embedded images for a page, each made when it is asked for: a gallery may have millions. One that is no longer
+    the file that was embedded is shown by its name."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self.embedded, self.states = embedded, None if embedded.root is None else read_states(embedded)
+
+    def __len__(self) -> int:
+        return len(self.embedded)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image]: ...
+    def __getitem__(self, index: int | slice) -> Image | list[Image]:
+        """Return the image of a row, or those of some rows."""
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        rows = np.array([index])
+        (name,) = self.embedded.names(SIDE, rows)
+        if self.states is None:
+            return Image(name)
+        (path,) = self.embedded.paths(SIDE, rows)
+        return Image(name, path if is_unchanged(path, self.states[index, 0]) else None)
+
+
+def search_page(similarity: Similarity, found: Search) -> Page:
+    """Return the page of a search, of its first queries where there are many."""
+    shown, k = slice(0, MOST_QUERIES), found.neighbours.indices.shape[1]
+    frozen, adapted = found.queries.vectors(SIDE)
+    asked = Side(Images(found.queries)[shown], frozen[shown], adapted[shown])
+    among = Side(Images(found.gallery), *found.gallery.vectors(SIDE))
     partners = [None if row < 0 else row for row in found.partners[shown].tolist()]
     results = search_queries(asked, among, k, similarity.device, partners, own=found.own[shown])
     count = len(found.queries)
@@ -34,8 +59,8 @@ def search_page(similarity: Similarity, found: Search, queries: Dataset, gallery
 
 def pairs_page(similarity: Similarity, scored: Scored) -> Page:
     """Return the page of scored pairs: both directions, and what is found worst comes first."""
-    k = min(K, len(scored.names))
-    queries = pair_queries(scored.left, scored.right, scored.names, scored.paths, k, similarity.device)
+    k, (left, right) = min(K, len(scored.names)), scored.vectors()
+    queries = pair_queries(left, right, scored.names, scored.paths, k, similarity.device)
     notes = [*about(similarity), *[LEARNED] * has_learned_from(similarity, scored)]
     return Page("Pairs", queries, k, len(scored.names), notes)
 
@@ -47,15 +72,3 @@ def about(similarity: Similarity) -> list[str]:
     reduced = f"PCA to {similarity.learned.reduced:,}, " if similarity.learned.components is not None else ""
     trained = f"head {told['head'].get('name')} trained on {told['pairs'].get('count'):,} pairs"
     return [f"{networks}, {reduced}{trained}"]
-
-
-def _images(names: Sequence[str], files: Mapping[str, Path]) -> list[Image]:
-    return [Image(name, files.get(name)) for name in names]
-
-
-def _files(dataset: Dataset) -> dict[str, Path]:
-    return {dataset.row_name(path): path for (path,) in dataset.items}
-
-
-def _part(vectors: Sequence[np.ndarray], rows: slice) -> list[np.ndarray]:
-    return [each[rows] for each in vectors]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
 
 from adaptation import Similarity
-from adaptation.similarity.folders.scoring import LEARNED, read_pairs_file
+from adaptation.similarity.folders.scoring import LEARNED, images_of, read_pairs_file
 from common.errors import InputError
 
 Run = Callable[..., int]
+Image = Callable[..., Path]
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -109,13 +110,17 @@ WRONG = {
     "left\na.png\n": "a header with the columns left and right is expected",
     "left,right,left\na,b,c\n": "a header with the columns left and right is expected, once each",
     "left,right\n": "lists no pairs below its header",
-    "left,right\na1.png\n": "row 1 has fewer cells than the header",
+    "left,right\na1.png\n": "row 1 below the header has fewer cells than the header",
     "left,right\nnone.png,left/a1.png\n": "1 of its images do not exist: none.png",
     "left,right\n,left/a1.png\n": "1 of its images do not exist: (empty)",
+    "left,right\n.,left/a1.png\n": "1 of its images do not exist: .",
+    "left,right\na\0b,left/a1.png\n": "1 of its images do not exist: a\\x00b",
+    f"left,right\n{'n' * 5000},left/a1.png\n": "1 of its images do not exist: nnnn",
+    f'left,right\n"{"n" * 200_000},left/a1.png\n': "not a CSV file (field larger than field limit (131072))",
 }
 
 
-@pytest.mark.parametrize("text", WRONG, ids=repr)
+@pytest.mark.parametrize("text", WRONG, ids=lambda text: repr(text[:40]))
 def test_what_is_no_list_of_pairs_is_refused(tmp_path: Path, image: Callable[..., Path], text: str) -> None:
     image(tmp_path / "left" / "a1.png")
     (tmp_path / "pairs.csv").write_text(text)
@@ -137,3 +142,68 @@ def test_a_flat_folder_is_no_folder_of_pairs(tmp_path: Path, run: Run, capsys: p
     assert run("score", "-d", tmp_path / "pairs" / "left", "-s", tmp_path / "out") == 2
     assert "holds no left/ and right/; --pairs takes a CSV" in one_line(capsys.readouterr().err)
     assert not (tmp_path / "out" / "scores.csv").exists()
+
+
+def test_a_list_may_grow_by_images_from_elsewhere(tmp_path: Path, run: Run, image: Image, seen: list[int]) -> None:
+    listed, out = tmp_path / "lists" / "pairs.csv", tmp_path / "out"
+    listed.parent.mkdir()
+    listed.write_text("left,right\n../pairs/left/a1.png,../pairs/right/a2.png\n")
+    assert run("score", "--pairs", listed, "-s", out) == 0
+    seen.clear()
+    image(tmp_path / "an other place" / "b, c.png", (40, 30), 3)
+    with listed.open("a") as file:
+        file.write('../pairs/left/a1.png,"../an other place/b, c.png"\n')
+    assert run("score", "--pairs", listed, "-s", out, "--overwrite", "--html") == 0
+    assert sum(seen) == 1
+    assert [row["right"] for row in table(out / "scores.csv")] == [
+        "../pairs/right/a2.png",
+        "../an other place/b, c.png",
+    ]
+    assert "b, c.png" in (out / "page.html").read_text(encoding="utf-8")
+
+
+def test_images_on_several_drives_are_refused() -> None:
+    paths = [PureWindowsPath("C:/a.png"), PureWindowsPath("D:/a.png")]
+    with pytest.raises(InputError, match="are on several drives"):
+        images_of(paths, PureWindowsPath("C:/lists"))  # type: ignore[arg-type]
+
+
+def test_pairs_that_are_all_skipped_are_told(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pairs" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    listed = tmp_path / "pairs" / "pairs.csv"
+    listed.write_text("left,right\nleft/a1.png,bad.png\n")
+    assert run("score", "--pairs", listed, "-s", tmp_path / "out", "--on-error", "skip") == 2
+    assert "pairs.csv: each of its pairs has an image that was skipped" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out" / "scores.csv").exists()
+
+
+def test_pairs_of_a_folder_that_are_skipped_are_counted(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs" / "left" / "a1.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    words = ("score", "-d", tmp_path / "pairs", "-s", tmp_path / "out")
+    assert run(*words) == 2
+    assert not (tmp_path / "out").exists()
+    capsys.readouterr()
+    assert run(*words, "--on-error", "skip") == 0
+    assert "warning: 1 skipped; " in capsys.readouterr().err
+    assert len(table(tmp_path / "out" / "scores.csv")) == 15
+
+
+def test_the_page_shows_each_pair_in_both_directions(tmp_path: Path, run: Run) -> None:
+    assert run("score", "-d", tmp_path / "pairs", "-s", tmp_path / "out", "--html") == 0
+    html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert html.count("<article") == 32
+    assert html.count('class="image missing"') == 0
+
+
+def test_scores_are_the_same_for_a_folder_and_for_a_list_of_it(tmp_path: Path, run: Run) -> None:
+    names = [f"a{number}.png" for number in range(16)]
+    listed = tmp_path / "pairs" / "pairs.csv"
+    listed.write_text("".join(["left,right\n", *(f"left/{name},right/{name}\n" for name in names)]))
+    assert run("score", "--pairs", listed, "-s", tmp_path / "one") == 0
+    assert run("score", "-d", tmp_path / "pairs", "-s", tmp_path / "two") == 0
+    one, two = table(tmp_path / "one" / "scores.csv"), table(tmp_path / "two" / "scores.csv")
+    by_name = {row["left"]: row for row in two}
+    for row in one:
+        assert abs(float(row["cosine"]) - float(by_name[Path(row["left"]).name]["cosine"])) < 2e-6

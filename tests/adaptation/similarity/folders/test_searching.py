@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from adaptation import Similarity
 
@@ -101,6 +102,67 @@ def test_the_gallery_may_be_what_embed_wrote(tmp_path: Path, run: Run, seen: lis
     assert table(tmp_path / "one" / "results.csv") == table(tmp_path / "two" / "results.csv")
 
 
+def test_an_image_does_not_find_itself_in_what_embed_wrote_either(tmp_path: Path, run: Run) -> None:
+    left = tmp_path / "pairs" / "left"
+    assert run("embed", "-d", left, "-s", tmp_path / "gallery") == 0
+    for gallery in (tmp_path / "gallery", tmp_path / "gallery" / "embeddings.npy"):
+        words = ("-q", left, "-g", gallery, "-k", 15, "-s", tmp_path / "one", "--overwrite")
+        assert run("search", *words) == 0
+        assert all(row["query"] != row["name"] for row in table(tmp_path / "one" / "results.csv"))
+    assert run("search", "-q", left, "-g", left, "-k", 15, "-s", tmp_path / "two") == 0
+    assert table(tmp_path / "one" / "results.csv") == table(tmp_path / "two" / "results.csv")
+
+
+def test_copies_are_found(tmp_path: Path, run: Run) -> None:
+    """Another file with the name, the size, the time and the contents of a query is another image."""
+    left, copies = tmp_path / "pairs" / "left", tmp_path / "copies"
+    shutil.copytree(left, copies)
+    assert run("search", "-q", left, "-g", copies, "-k", 1, "-s", tmp_path / "out") == 0
+    rows = table(tmp_path / "out" / "results.csv")
+    assert [row["name"] for row in rows] == [row["query"] for row in rows]
+    assert {row["cosine"] for row in rows} == {"1.000000"}
+
+
+def test_two_links_to_an_image_of_the_gallery_do_not_find_it(tmp_path: Path, run: Run) -> None:
+    left = tmp_path / "pairs" / "left"
+    (tmp_path / "queries").mkdir()
+    for name in ("one.png", "two.png"):
+        (tmp_path / "queries" / name).symlink_to(left / "a3.png")
+    words = ("-g", left, "-k", 15, "-s", tmp_path / "out", "--follow-links")
+    assert run("search", "-q", tmp_path / "queries", *words) == 0
+    rows = table(tmp_path / "out" / "results.csv")
+    assert [row["name"] for row in rows].count("a3.png") == 0
+    assert [row["name"] for row in rows[:15]] == [row["name"] for row in rows[15:]]
+
+
+def test_a_query_of_another_folder_is_embedded_though_name_size_and_time_are_the_same(
+    tmp_path: Path, run: Run, loaded: Similarity
+) -> None:
+    for folder, value in (("one", 0), ("two", 255)):
+        (tmp_path / folder).mkdir()
+        Pillow.new("RGB", (40, 30), (value, 90, 90)).save(tmp_path / folder / "a.bmp")
+        os.utime(tmp_path / folder / "a.bmp", ns=(10**18, 10**18))
+    out, right = tmp_path / "out", tmp_path / "pairs" / "right"
+    for folder in ("one", "two"):
+        query = tmp_path / folder / "a.bmp"
+        assert run("search", "-q", query, "-g", right, "-k", 1, "-s", out, "--overwrite") == 0
+        cosines = loaded(query, right)[0]
+        assert abs(float(table(out / "results.csv")[0]["cosine"]) - cosines.max()) < 2e-6
+
+
+def test_galleries_with_subfolders_tell_images_of_one_name_apart(tmp_path: Path, run: Run) -> None:
+    """The path of an image within the folder is its name."""
+    words = ("-q", tmp_path / "pairs" / "left" / "a3.png", "-g", tmp_path / "all", "-k", 31, "-s", tmp_path / "out")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "pairs" / "left").rename(tmp_path / "all" / "one")
+    (tmp_path / "pairs" / "right").rename(tmp_path / "all" / "two")
+    words = ("-q", tmp_path / "all" / "one" / "a3.png", *words[2:])
+    assert run("search", *words, "--recursive", "--html") == 0
+    names = {row["name"] for row in table(tmp_path / "out" / "results.csv")}
+    assert names == {f"{side}/a{n}.png" for side in ("one", "two") for n in range(16)} - {"one/a3.png"}
+    assert 'class="image missing"' not in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+
+
 def test_partners_are_counted_and_marked(
     tmp_path: Path, run: Run, loaded: Similarity, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,8 +247,10 @@ def test_wrong_input_is_one_line(tmp_path: Path, run: Run, capsys: pytest.Captur
     error = one_line(capsys.readouterr().err)
     assert error.startswith("similarity.py: error: ")
     assert message in error
-    assert not (tmp_path / "out" / "results.csv").exists()
-    assert not os.path.lexists(tmp_path / "out" / ".unfinished")
+    if what == "k of all others":  # known when all is embedded, which is kept
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"gallery", "queries"}
+    else:
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_gallery_of_embedded_pairs_is_refused(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +258,28 @@ def test_a_gallery_of_embedded_pairs_is_refused(tmp_path: Path, run: Run, capsys
     words = ("-q", tmp_path / "pairs" / "left", "-g", tmp_path / "gallery", "-s", tmp_path / "out")
     assert run("search", *words) == 2
     assert "gallery: holds pairs; embed its left/ or right/ alone" in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_k_above_what_embed_wrote_is_refused_before_queries_are_embedded(
+    tmp_path: Path, run: Run, seen: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("embed", "-d", tmp_path / "pairs" / "right", "-s", tmp_path / "gallery") == 0
+    seen.clear()
+    words = ("-q", tmp_path / "pairs" / "left", "-g", tmp_path / "gallery", "-k", 17, "-s", tmp_path / "out")
+    assert run("search", *words) == 2
+    assert "-k 17: the gallery has 16 images; k from 1 to 16 is possible" in one_line(capsys.readouterr().err)
+    assert seen == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_queries_that_are_skipped_are_counted(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    left, right = tmp_path / "pairs" / "left", tmp_path / "pairs" / "right"
+    (left / "a1.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    words = ("-q", left, "-g", right, "-k", 2, "-s", tmp_path / "out", "--on-error", "skip")
+    assert run("search", *words) == 0
+    assert "warning: 1 skipped; " in capsys.readouterr().err
+    assert len(table(tmp_path / "out" / "results.csv")) == 30
 
 
 def test_a_gallery_of_another_similarity_is_refused(
