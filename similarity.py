@@ -49,7 +49,7 @@ SEARCH = """Find the k most similar images of a gallery for each query.
     OUT/results.csv      a row for each query and rank: the image that was found, its cosine, the percentage of
                          strangers and of partners with a lower one, and its cosine and rank before training
     OUT/page.html        with --html: the same to look at
-    OUT/gallery          the embeddings of the gallery, which later searches use again
+    OUT/gallery          the embeddings of the gallery; another search with --overwrite uses them again
     OUT/queries          those of the queries
 
 An image that is in the gallery itself does not count as its own neighbour."""
@@ -59,7 +59,7 @@ SCORE = """Say how alike the two images of each pair are.
     OUT/scores.csv       a row for each pair: its cosine before training (frozen) and after, and the percentage of
                          strangers and of partners with a lower one
     OUT/page.html        with --html: how well partners find each other
-    OUT/pairs            the embeddings (of --pairs: OUT/images), which later calls use again
+    OUT/pairs            the embeddings (of --pairs: OUT/images); another call with --overwrite uses them again
 
 Percentages tell more than cosines: strangers have positive cosines too. They rest on the test pairs of the runs, which
 the heads had not learned from."""
@@ -154,7 +154,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-m", "--model", type=Path, required=True, metavar="RUN", help="a run folder, or similarity.safetensors")
     add("-s", "--save", type=Path, required=True, metavar="OUT", help="folder to write to")
-    add("--overwrite", action="store_true", help="replace results, and embeddings by another similarity")
+    add("--overwrite", action="store_true", help="replace results, and embeddings if another similarity made them")
     add("--recursive", action="store_true", help="also read subfolders")
     add("--follow-links", action="store_true", help="also read images, and with --recursive folders, behind links")
     add(

@@ -19,7 +19,8 @@ IMAGES, NEW, KILLS = 40, 12, 10
 MODEL = ["-m", "../learned/run", "--cpu", "-b", "4"]
 EMBED = ["similarity.py", "embed", *MODEL, "-d", "../more", "-s", "out"]
 SEARCH = ["similarity.py", "search", *MODEL, "-q", "../few", "-g", "../more", "-k", "3", "-s", "out", "--html"]
-COMMANDS = {"embed": EMBED, "added": EMBED, "search": SEARCH}
+SCORE = ["similarity.py", "score", *MODEL, "-d", "../pairs", "-s", "out", "--html"]
+COMMANDS = {"embed": EMBED, "added": EMBED, "search": SEARCH, "score": SCORE}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,12 @@ def same(place: Path, name: str, folder: Path) -> bool:
     return contents(folder) == contents(place / name)
 
 
+def finished(folder: Path) -> bool:
+    """Whether a search or a score was killed when its results were taking their places: the next call ends that."""
+    last = (folder / "log.txt").read_text().strip().splitlines()[-1]
+    return "already holds " in last
+
+
 def test_images_that_were_added_make_the_embeddings_of_all(place: Path) -> None:
     ours, theirs = contents(place / "added"), contents(place / "embed")
     assert ours.keys() == theirs.keys()
@@ -84,10 +91,8 @@ def test_killed_at_random_moments(place: Path, name: str) -> None:
             if process.exitcode is None:
                 process.kill()
                 kills += 1
-            if ended(process) == 0:
+            if ended(process) == 0 or finished(folder):
                 break
-            if "already holds results.csv" in (folder / "log.txt").read_text():
-                break  # it was killed when all was done
             assert process.exitcode == -signal.SIGKILL, (folder / "log.txt").read_text()
         assert same(place, name, folder), (folder / "log.txt").read_text()
 
@@ -115,5 +120,53 @@ def test_killed_at_a_certain_call(place: Path, name: str, point: str, call: int)
     assert killed == -signal.SIGKILL, (folder / "log.txt").read_text()
     if "rename" not in point and "rmtree" not in point:  # what was there stays until the new is whole
         assert {key: body for key, body in contents(folder).items() if key in before} == before
+    assert ended(start(COMMANDS[name], folder, tiny=True)) == 0, (folder / "log.txt").read_text()
+    assert same(place, name, folder), (folder / "log.txt").read_text()
+
+
+RESULTS: list[tuple[str, str, Iterable[int]]] = [
+    ("search", "after pathlib.Path.rename", range(1, 14, 3)),
+    ("search", "before adaptation.similarity.folders.results.write_results", [1]),
+    ("search", "after common.storage.files.write_csv", [1]),
+    ("search", "before adaptation.pages.page.render", [1]),
+    ("search", "before common.storage.staging.Staging._bring", [1, 2, 3, 4, 5]),
+    ("score", "after pathlib.Path.rename", range(1, 10, 2)),
+    ("score", "before common.storage.staging.Staging._bring", [1, 2, 3]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "call"), [(name, point, call) for name, point, calls in RESULTS for call in calls]
+)
+def test_results_of_a_killed_call_are_all_there_or_none(place: Path, name: str, point: str, call: int) -> None:
+    folder = place / f"results {name} {point} {call}"
+    assert ended(start(COMMANDS[name], folder, point, call, tiny=True)) == -signal.SIGKILL
+    again = ended(start(COMMANDS[name], folder, tiny=True))
+    assert again == 0 or finished(folder), (folder / "log.txt").read_text()
+    assert same(place, name, folder), (folder / "log.txt").read_text()
+
+
+FULL = [
+    "full featuresExtractor.features.features_file.FeaturesWriter.put",
+    "full adaptation.similarity.folders.embedded._fill",
+    "full adaptation.similarity.folders.embedded._write_states",
+    "full adaptation.similarity.folders.results.write_csv",
+    "full adaptation.similarity.folders.results.write_page",
+]
+
+
+@pytest.mark.parametrize("point", FULL)
+@pytest.mark.parametrize("name", ["added", "search"])
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(place: Path, name: str, point: str) -> None:
+    if name == "added" and "results" in point:
+        pytest.skip("embed writes no results")
+    folder = place / f"{name} {point}"
+    prepare(place, name, folder)
+    before = contents(folder)
+    assert ended(start(COMMANDS[name], folder, point, tiny=True)) == 2, (folder / "log.txt").read_text()
+    told = (folder / "log.txt").read_text()
+    assert told.strip().splitlines()[-1] == "similarity.py: error: writing: No space left on device"
+    assert "Traceback" not in told
+    assert {key: body for key, body in contents(folder).items() if key in before} == before
     assert ended(start(COMMANDS[name], folder, tiny=True)) == 0, (folder / "log.txt").read_text()
     assert same(place, name, folder), (folder / "log.txt").read_text()

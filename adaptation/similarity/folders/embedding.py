@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -184,7 +185,8 @@ def _known(dataset: Dataset, existing: Embedded | None) -> NDArray[np.int64]:
 def _is_same_folder(dataset: Dataset, existing: Embedded) -> bool:
     """Whether images of one name may be the same: in one folder, or in one that was moved. (Files of two folders may
     well have a name, a size and a time in common, such as those of archives.)"""
-    return existing.root is None or existing.root == dataset.root.resolve() or not existing.root.exists()
+    root = existing.root
+    return root is None or root == dataset.root.resolve() or not os.path.exists(root)  # noqa: PTH110  # never raises
 
 
 def _only(dataset: Dataset, wanted: NDArray[np.bool_]) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +150,9 @@ def own_rows(asked: Embedded, candidates: Embedded) -> NDArray[np.int64]:
     if states[0] is None or states[1] is None or asked.root is None or candidates.root is None:
         return own
     alike = np.flatnonzero(_shared(states[1], states[0]))  # a look at each file of a large gallery would take minutes
-    rows = {path.resolve(): row for path, row in zip(candidates.paths(SIDE, alike), alike.tolist(), strict=True)}
-    own[:] = [rows.get(path.resolve(), -1) for path in asked.paths(SIDE)]
+    files = map(os.path.realpath, candidates.paths(SIDE, alike))
+    rows = dict(zip(files, alike.tolist(), strict=True))
+    own[:] = [rows.get(os.path.realpath(path), -1) for path in asked.paths(SIDE)]
     return own
 
 

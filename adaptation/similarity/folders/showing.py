@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-import numpy as np
-
 from adaptation.pages.content import Image, Page
 from adaptation.pages.page import MOST_QUERIES
 from adaptation.pages.pairs import Side, pair_queries, search_queries
@@ -14,6 +12,7 @@ from adaptation.similarity.folders.embedded import Embedded, is_unchanged, read_
 from adaptation.similarity.folders.scoring import LEARNED, Scored, has_learned_from
 from adaptation.similarity.folders.searching import SIDE, Search
 from adaptation.similarity.similarity import Similarity
+from featuresExtractor.features.features_file import name_field
 
 K = 10  # images that each measure finds
 
@@ -23,10 +22,11 @@ class Images(Sequence[Image]):
     the file that was embedded is shown by its name."""
 
     def __init__(self, embedded: Embedded) -> None:
-        self.embedded, self.states = embedded, None if embedded.root is None else read_states(embedded)
+        self.names, self.root = embedded.embeddings.all()[name_field(SIDE)], embedded.root
+        self.states = read_states(embedded)
 
     def __len__(self) -> int:
-        return len(self.embedded)
+        return len(self.names)
 
     @overload
     def __getitem__(self, index: int) -> Image: ...
@@ -36,11 +36,10 @@ class Images(Sequence[Image]):
         """Return the image of a row, or those of some rows."""
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
-        rows = np.array([index])
-        (name,) = self.embedded.names(SIDE, rows)
-        if self.states is None:
+        name = str(self.names[index])
+        if self.root is None or self.states is None:
             return Image(name)
-        (path,) = self.embedded.paths(SIDE, rows)
+        path = self.root / name
         return Image(name, path if is_unchanged(path, self.states[index, 0]) else None)
 
 
