@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from common.errors import InputError, listed, printable
 from common.progress import Bar, progress
 from featuresExtractor.images.decode import decode_image, reason_of
 from featuresExtractor.images.folders.dataset import FLAT_SIDES, find_images
+from featuresExtractor.images.formats.orientation import AS_STORED, ORIENTATION, known, upright
 from featuresExtractor.images.pixels.values import to_rgb
 from featuresExtractor.transforms import prepare
 
@@ -24,20 +25,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adaptation.similarity.learned.networks import Network
+    from featuresExtractor.images.settings import Decoding
 
 logger = logging.getLogger(__name__)
 
-_one_at_a_time = Lock()
-
 One = str | os.PathLike[str] | Image.Image
-Given = One | Sequence[One]
+Given = One | Iterable[One]
 """An image file, a folder of images, a PIL image, or several of them."""
+_one_at_a_time = Lock()
 PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # modes whose samples mean the same everywhere
 
 
 def list_images(given: Given) -> list[Path | Image.Image]:
     """Return the images that are given, those of a folder in the order of their names; InputError where there are none,
     or where a folder holds pairs."""
+    if not isinstance(given, (str, os.PathLike, Image.Image, Iterable)):
+        raise InputError(f"{type(given).__name__}: not an image; give paths, PIL images, or a folder")
     several = [given] if isinstance(given, (str, os.PathLike, Image.Image)) else list(given)
     images = [image for each in several for image in _listed(each)]
     if not images:
@@ -78,12 +81,13 @@ def batches(
 ) -> Iterator[list[NDArray[np.uint8]]]:
     """Yield the pixels (n, 3, H, W) of `size` images at a time for each network, in order, read ahead by threads.
     InputError names the images that cannot be read."""
-    parts = [images[first : first + size] for first in range(0, len(images), size)]
+    numbered = list(enumerate(images))
+    parts = [numbered[first : first + size] for first in range(0, len(images), size)]
     with ThreadPoolExecutor(workers) as pool, _bar(len(images), len(parts)) as bar:
-        ahead = [pool.submit(_read, image, networks) for image in parts[0]]
+        ahead = [pool.submit(_read, *each, networks) for each in parts[0]]
         for number, part in enumerate(parts):
             following = parts[number + 1] if number + 1 < len(parts) else []
-            waiting, ahead = ahead, [pool.submit(_read, image, networks) for image in following]
+            waiting, ahead = ahead, [pool.submit(_read, *each, networks) for each in following]
             read = [future.result() for future in waiting]
             if faults := [each for each in read if isinstance(each, str)]:
                 for future in ahead:
@@ -98,14 +102,14 @@ def _bar(images: int, parts: int) -> Bar:
     return progress(images, "embed", "images", disable=parts < 2)
 
 
-def _read(image: Path | Image.Image, networks: Sequence[Network]) -> list[NDArray[np.uint8]] | str:
+def _read(number: int, image: Path | Image.Image, networks: Sequence[Network]) -> list[NDArray[np.uint8]] | str:
     """The pixels of one image for each network, or its name and why it cannot be read."""
     try:
         return [_pixels(image, network) for network in networks]
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever a broken file leads them to
-        path = image if isinstance(image, Path) else Path("a PIL image")
+        path = image if isinstance(image, Path) else Path(name_of(image, number))
         return f"{path} ({reason_of(error, path)})"
 
 
@@ -113,8 +117,23 @@ def _pixels(image: Path | Image.Image, network: Network) -> NDArray[np.uint8]:
     preprocessing = network.model.preprocessing
     if isinstance(image, Path):
         return decode_image(image, preprocessing, network.decoding).pixels
-    if image.mode not in PLAIN:
-        raise ValueError(f"mode {image.mode}, of which only a file says what the samples mean; convert it to RGB")
-    with _one_at_a_time:  # loading is not safe in two threads, and one image may be given twice
-        upright = ImageOps.exif_transpose(image)
-    return prepare(to_rgb(upright, network.decoding)[0], preprocessing)
+    return prepare(_rgb(image, network.decoding), preprocessing)
+
+
+def _rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
+    """A PIL image in 8-bit RGB, upright. The image itself stays as it is, but for being loaded."""
+    if image.mode not in PLAIN or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        deep = "" if image.mode not in PLAIN else " of 16 bits"
+        raise ValueError(f"mode {image.mode}{deep}: only a file says what its samples mean; give its path")
+    with _one_at_a_time:  # loading is not safe in two threads, and an image may be given twice
+        image.load()
+        loaded = image.copy()
+        orientation = _orientation(image)
+    return upright(to_rgb(loaded, decoding)[0], orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return known(image.getexif().get(ORIENTATION))
+    except Exception:  # of broken metadata, which does not matter when a file is read either
+        return AS_STORED

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import nn
 
-from adaptation.extensions import digest, find, tried
-from adaptation.heads import HEADS
 from adaptation.similarity import given
 from adaptation.similarity.given import Given
 from adaptation.similarity.learned.calibration import KINDS, percentile, quantile
-from adaptation.similarity.learned.file import NAME, Learned, read_similarity
+from adaptation.similarity.learned.file import NAME, Learned, describe, read_similarity
+from adaptation.similarity.learned.head import build, check_shapes, head_name
 from adaptation.similarity.learned.networks import Network, find_networks
 from adaptation.similarity.search import search
-from common.errors import InputError, printable
+from common.errors import InputError, listed, printable
 from common.machine.device import training_device
 from common.machine.system import cores
-from common.record import package_versions
+from common.record import PACKAGES, package_versions
 from common.storage.files import sha256
 from common.vectors import to_unit
 from featuresExtractor.pca import Projection
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 64  # images at a time; the memory may ask for fewer
+LONGEST = 30  # characters of a version
 ROWS = 4096  # feature vectors that go through PCA and head at a time
 
 
@@ -68,7 +67,7 @@ class Similarity:
     ) -> None:
         self.learned, self.head, self.sha256 = learned, head.eval().to(device).requires_grad_(False), sha256
         self.about, self.device, self.weights = learned.about, device, weights
-        self._projection = _projection(learned, device)
+        self._projection = None if learned.pca is None else Projection(learned.pca, device)
 
     @classmethod
     def load(
@@ -86,17 +85,20 @@ class Similarity:
         it is never part of the similarity. InputError where no similarity can be read, or the head is another one.
         """
         file = find_file(Path(path))
+        shown, described = printable(str(file)), describe(file)
+        name = head_name(described.about, head, shown)
+        check_shapes(name, described.reduced, described.head, shown)
         learned = read_similarity(file)
-        chosen = training_device(None) if device is None else torch.device(device)
+        chosen = _device(device)
         files = [weights] if isinstance(weights, (str, Path)) else list(weights)
         _report_versions(learned.about["versions"], file)
-        return cls(learned, _head(learned, head, file), sha256(file), chosen, files)
+        return cls(learned, build(name, learned, shown), sha256(file), chosen, files)
 
     @cached_property
     def networks(self) -> list[Network]:
         """The networks whose features it takes, checked against what is recorded of them."""
         if not self.about["backbones"]:
-            gap = printable(str(self.about.get("gap") or "no network is recorded"))
+            gap = printable(self.about["gap"] or "no network is recorded")
             raise InputError(f"this similarity cannot embed images: {gap}; it can embed features of the same kind")
         return find_networks(self.about["backbones"], self.device, self.weights)
 
@@ -113,11 +115,15 @@ class Similarity:
         """Return the embeddings (N, E) float32, of unit length, of N images: paths, PIL images or a folder, or one.
 
         `batch_size` images are read at a time by `workers` threads. InputError names the images that cannot be read.
+        A PIL image counts as what Pillow made of its file, turned upright by its EXIF orientation.
         """
         return self.embed_both(images, batch_size, workers)[1]
 
     def embed_both(self, images: Given, batch_size: int = BATCH, workers: int | None = None) -> tuple[Vectors, Vectors]:
         """As `embed`, with the frozen features (N, n) of unit length before the embeddings (N, E)."""
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value is not None and not (isinstance(value, int) and value > 0):
+                raise InputError(f"{name} {value}: a whole number above 0 is expected")
         listed = given.list_images(images)
         pixels = given.batches(listed, self.networks, batch_size, workers or min(32, cores()))
         parts = [
@@ -186,13 +192,17 @@ class Similarity:
         return [quantile(share, self.learned.counts(space, kind)) for share in shares]
 
 
-def _projection(learned: Learned, device: torch.device) -> Projection | None:
-    """The PCA before the head, on a device; None where there is none."""
-    if learned.mean is None or learned.components is None:
-        return None
-    pca = PCA(len(learned.components))
-    pca.mean_, pca.components_ = learned.mean.numpy(), learned.components.numpy()
-    return Projection(pca, device)
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device that is asked for, or one that is chosen; InputError for one that is not here."""
+    if device is None:
+        return training_device(None)
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch has it, with or without a GPU
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"device '{printable(str(device))}': cannot be used here ({printable(reason)})") from error
+    return chosen
 
 
 def find_file(path: Path) -> Path:
@@ -204,56 +214,26 @@ def find_file(path: Path) -> Path:
         raise InputError(f"{shown}: no such run folder or file; train.py --final writes {NAME} into its run folder")
     if (path / NAME).is_file():
         return path / NAME
-    runs = sorted(each.parent.name for each in path.glob(f"run*/{NAME}"))
-    if runs:
+    inside = sorted(each.parent.name for each in path.glob(f"*/{NAME}"))
+    if "run1" in inside:
         raise InputError(
             f"{shown}: no {NAME} here; train.py --final with the same settings adds one that has learned from all "
-            f"pairs, and {shown}/{runs[0]} has that of a run, which has not seen its test pairs"
+            f"pairs, and {printable(str(path / 'run1'))} has that of a run, which has not seen its test pairs"
         )
+    if inside:
+        raise InputError(f"{shown}: no {NAME} here; give one of the folders in it that have one: {listed(inside, 5)}")
     raise InputError(f"{shown}: no {NAME} here; train.py --final writes one into its run folder")
 
 
-def _report_versions(recorded: Any, file: Path) -> None:
+def _report_versions(recorded: Mapping[str, str], file: Path) -> None:
     """Report libraries of other versions than those that the similarity was made with."""
     now = package_versions()
     others = [
-        f"{name} {now[name]} (made with {recorded[name]})" for name in now if recorded.get(name, now[name]) != now[name]
+        f"{name} {now.get(name, 'missing')} (made with {version[:LONGEST]})"
+        for name, version in recorded.items()
+        if name in PACKAGES and now.get(name) != version
     ]
     if others:
         logger.warning(
             printable(f"note: {file}: made with other versions: {', '.join(others)}; results may differ slightly")
         )
-
-
-def _head(learned: Learned, address: str | None, file: Path) -> nn.Module:
-    """The head with its weights; InputError where it is not the one that was trained."""
-    name, code = printable(str(learned.about["head"].get("name"))), learned.about["head"].get("sha256")
-    shown = printable(str(file))
-    if code is None and name not in HEADS:
-        raise InputError(f"{shown}: its head '{name}' is unknown here; known are {', '.join(HEADS)}")
-    if code is None and address is not None:
-        raise InputError(f"{shown}: its head '{name}' is one of this package; leave --head out (in Python head=...)")
-    if code is not None and address is None:
-        raise InputError(
-            f"{shown}: its head {name} is in a file of its maker's (SHA-256 {str(code)[:8]}...); give that file with "
-            f"--head FILE.py:{name} (in Python head=...). It is run: read it first"
-        )
-    if code is not None and (given_code := digest(str(address))) != code:
-        raise InputError(
-            f"{printable(str(address))}: another head file than this similarity was trained with (SHA-256 "
-            f"{str(given_code)[:8]}... is given, {str(code)[:8]}... is expected)"
-        )
-    return _with_weights(address or name, learned, shown)
-
-
-def _with_weights(name: str, learned: Learned, shown: str) -> nn.Module:
-    """Build a head and fill it in. Shapes are compared before memory is taken."""
-    build = find(name, HEADS, "head")
-    with torch.device("meta"):
-        expected = tried(name, lambda: build(learned.reduced)).state_dict()
-    shapes = {key: tuple(value.shape) for key, value in expected.items()}
-    if shapes != (held := {key: tuple(value.shape) for key, value in learned.head.items()}):
-        raise InputError(f"{shown}: its head {name} has tensors of shapes {held}, {shapes} are expected")
-    head: nn.Module = tried(name, lambda: build(learned.reduced))
-    head.load_state_dict(dict(learned.head))
-    return head

@@ -6,10 +6,14 @@ pairs, which the heads of the runs have not learned from, are counted in bins; c
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from common.errors import InputError
 
 BINS = 2000  # of cosines from -1 to 1
 TILE = 2**20  # cosines that are held at once
@@ -20,11 +24,13 @@ KINDS, SPACES = ("partners", "strangers"), ("frozen", "adapted")
 def count_cosines(left: Tensor, right: Tensor) -> Tensor:
     """Return how many cosines are in each bin, (2, BINS) int64: those of partners, and those of strangers. `left` and
     `right` (N, E) have unit length; row i of one is the partner of row i of the other, all others are strangers."""
-    partners = _counts((left * right).sum(1))
-    everyone = torch.zeros_like(partners)
-    for rows in torch.split(left, max(1, TILE // max(1, len(right)))):
-        everyone += _counts(rows @ right.T)
-    return torch.stack([partners, (everyone - partners).clamp(min=0)]).cpu()  # rounding may shift one by a bin
+    height = max(1, TILE // max(1, len(right)))
+    partners = everyone = torch.zeros(BINS, dtype=torch.int64, device=left.device)
+    for first in range(0, len(left), height):
+        cosines = left[first : first + height] @ right.T
+        everyone = everyone + _counts(cosines)
+        partners = partners + _counts(cosines.diagonal(first))
+    return torch.stack([partners, everyone - partners]).cpu()
 
 
 def _counts(cosines: Tensor) -> Tensor:
@@ -46,10 +52,12 @@ def percentile(cosines: NDArray[np.float32], counts: Tensor) -> NDArray[np.float
 
 def quantile(share: float, counts: Tensor) -> float:
     """Return the cosine below which a `share` (0 to 1) of the cosines counted in `counts` (BINS,) lies, to 0.001; NaN
-    where nothing was counted."""
-    cumulative = counts.cumsum(0)
+    where nothing was counted. InputError for a share that is none."""
+    if not 0 <= share <= 1:
+        raise InputError(f"a share of {share}: shares from 0 to 1 are possible")
+    cumulative = counts.cumsum(0).numpy()
     total = int(cumulative[-1])
     if not total:
         return float("nan")
-    place = int(torch.searchsorted(cumulative, share * total))
-    return (min(place, BINS - 1) + 0.5) * 2 / BINS - 1
+    place = int(np.searchsorted(cumulative, max(1, math.ceil(share * total))))
+    return float((place + 0.5) * 2 / BINS - 1)

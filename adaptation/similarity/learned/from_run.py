@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from adaptation.data.pairs import Pairs
-from adaptation.similarity.learned.calibration import BINS, KINDS, SPACES, count_cosines
+from adaptation.similarity.learned.calibration import KINDS, count_cosines
+from adaptation.similarity.learned.fields import width_of
 from adaptation.similarity.learned.file import Learned
-from adaptation.similarity.learned.origin import Origin
+from adaptation.similarity.learned.origin import NO_PCA, Origin
 from adaptation.trainer import Settings
 from common.record import package_versions
 from common.vectors import to_unit
@@ -23,8 +24,6 @@ from featuresExtractor.pca import Projection, pca_digest
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
-
-NOTHING = torch.zeros(len(SPACES), len(KINDS), BINS, dtype=torch.int64)
 
 
 @torch.inference_mode()
@@ -61,13 +60,19 @@ def learned_of(
 ) -> Learned:
     """Return the similarity that a head makes; without a PCA of its own that of the `origin` goes with it. Of the pairs
     the count and a digest are kept."""
-    own, names = trained.pca, trained.names
+    own, names, width = trained.pca, trained.names, trained.width
+    if own is None and origin.pca is not None and len(origin.pca.components_) != width:
+        origin = Origin([], gap=NO_PCA)
     pca = own if own is not None else origin.pca
+    taken = width if pca is None else len(pca.mean_)
+    networks, gap = origin.networks, origin.gap
+    if networks and width_of(networks) != taken:
+        networks, gap = [], f"the .json beside the features tells of {width_of(networks):,} dimensions, not {taken:,}"
     protocol = "training pairs" if own is not None else "by extract.py" if origin.pca is not None else None
     about = {
-        "backbones": origin.networks,
-        "gap": origin.gap,
-        "width": trained.width if pca is None else int(pca.n_features_in_),
+        "backbones": networks,
+        "gap": gap,
+        "width": taken,
         "pca": None
         if pca is None
         else {"fitted": protocol, "sha256": pca_digest(pca), "components": len(pca.components_)},

@@ -57,11 +57,11 @@ def find_networks(
     where the network, its layers or its preprocessing are no longer those that are recorded.
     """
     files = {sha256(path): path for path in _existing(weights)}
-    networks = [_find(each, device, files) for each in recorded]
     if others := [str(path) for digest, path in files.items() if digest not in _digests(recorded)]:
         wanted = listed(f"{digest[:8]}..." for digest in _digests(recorded))
-        raise InputError(f"{listed(others)}: not the weights of this similarity, whose SHA-256 begins with {wanted}")
-    return networks
+        begins = f"whose SHA-256 begins with {wanted}" if wanted else "which are random"
+        raise InputError(f"{listed(others)}: not the weights of this similarity, {begins}")
+    return [_find(each, device, files) for each in recorded]
 
 
 def _existing(weights: Sequence[str | Path]) -> list[Path]:
@@ -77,33 +77,30 @@ def _digests(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _find(recorded: Mapping[str, Any], device: torch.device, files: Mapping[str, Path]) -> Network:
     """One network; all that is read of the record is compared with what this program makes of it."""
-    name = printable(str(recorded.get("model")))
+    name, precision = printable(recorded["model"]), recorded["precision"]
     try:
         model, processor, decoding = _model(recorded), _processor(recorded), _decoding(recorded)
-        weights = _weights(model, recorded, files)
-        precision = str(recorded["precision"])
-        now = network_settings(model, weights.identity, processor.recipe.pooling, precision, decoding)
+        now = network_settings(model, recorded["weights"], processor.recipe.pooling, precision, decoding)
         differing = differences({key: recorded.get(key) for key in now}, now)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, RecursionError) as error:
         raise InputError(f"{name}: what the similarity records of this network cannot be understood") from error
     if differing:
         raise InputError(
-            f"{name}: no longer the network that this similarity was trained with ({'; '.join(differing)}, where "
-            "'there' is the similarity and 'asked' this program)"
+            f"{name}: no longer the network that this similarity was trained with ({printable('; '.join(differing))}, "
+            "where 'there' is the similarity and 'asked' this program)"
         )
-    return Network(model, weights, processor, decoding, _precision(name, precision, device))
+    return Network(model, _weights(model, recorded, files), processor, decoding, _precision(name, precision, device))
 
 
 def _model(recorded: Mapping[str, Any]) -> Backbone:
     """The backbone of this name or address with the layers, the tokens and the preprocessing that are recorded."""
-    name, layers = str(recorded["model"]), dict(recorded["layers"])
+    name, layers, pooled = recorded["model"], recorded["layers"], recorded["tokens"]["pooled"]
     row = named(name)
     if list(layers.items()) != list(row.layers.items()):
-        row = resolve(name, list(map(str, layers)))
-    pooled, prefix = recorded["tokens"]["pooled"], recorded["tokens"]["not of the picture"]
-    if pooled not in ("class", "mean") or not isinstance(prefix, int):
-        raise ValueError("tokens")
-    model = replace(row, tokens=pooled, prefix=prefix)
+        row = resolve(name, list(layers))
+    if pooled == "class" and not row.prefix:
+        raise ValueError("a class token, which this network has not")
+    model = replace(row, tokens=pooled)
     return as_in_the_paper(model) if recorded["preprocess"] == "paper" else model
 
 
@@ -126,22 +123,30 @@ def _weights(model: Backbone, recorded: Mapping[str, Any], files: Mapping[str, P
     """The weights that are recorded: random ones, those of a local file, or those of the network's own source."""
     digest, seed = recorded["weights"]["sha256"], recorded["weights"]["seed"]
     if digest is None:
-        return find_weights(model, "random", int(seed))
+        return find_weights(model, "random", seed or 0)
     if digest in files:
         return find_weights(model, files[digest])
-    if (origin := str(recorded[ORIGIN])) == LOCAL:
+    if (origin := recorded[ORIGIN]) == LOCAL:
         raise InputError(
             f"{model.name}: its weights were a local file; give it with --weights FILE (in Python weights=FILE): its "
-            f"SHA-256 begins with {printable(str(digest))[:8]}"
+            f"SHA-256 begins with {digest[:8]}"
         )
-    revision = origin.rpartition("@")[2]
-    found = find_weights(replace(model, revision=revision) if REVISION.fullmatch(revision) else model)
+    found = _fetched(model, origin.rpartition("@")[2])
     if found.sha256 != digest:
         raise InputError(
             f"{model.name}: other weights than this similarity was trained with: their SHA-256 begins with "
-            f"{str(found.sha256)[:8]}, {printable(str(digest))[:8]} is expected; give these with --weights FILE"
+            f"{str(found.sha256)[:8]}, {digest[:8]} is expected; give these with --weights FILE (in Python "
+            "weights=FILE)"
         )
     return found
+
+
+def _fetched(model: Backbone, revision: str) -> Weights:
+    """The weights from the network's own source, at the commit of the hub that is recorded."""
+    try:
+        return find_weights(replace(model, revision=revision) if REVISION.fullmatch(revision) else model)
+    except InputError as error:
+        raise InputError(f"{error} (in Python weights=FILE)") from error
 
 
 def _precision(name: str, precision: str, device: torch.device) -> str:

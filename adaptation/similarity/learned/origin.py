@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, printable
+from adaptation.similarity.learned.fields import NETWORK, WEIGHTS_ORIGIN, wrong
+from common.errors import InputError
 from common.record import read_record
 from featuresExtractor.pca import load_pca, pca_digest
 from featuresExtractor.processor import PROCESSORS
@@ -15,12 +17,13 @@ from featuresExtractor.processor import PROCESSORS
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
-NETWORK = ("model", "network", "layers", "weights", "preprocess", "preprocessing", "pooling", "tokens", "precision")
 LOCAL = "a local file"  # in the place of its name, which may say more than its owner wants to send
-ORIGIN = "weights_origin"
-SOURCES = ("hub:", "package:", "http://", "https://", "random")  # of weights that anyone can have
-POOLINGS = {row.pooling for row in PROCESSORS.values() if row.joined}
+ORIGIN = WEIGHTS_ORIGIN
+RANDOM = "random"
+SOURCES = re.compile(r"(hub:|package:|https?://).*/.*")  # of weights that anyone can have; no file's name has a slash
 NO_RECORD = "no .json beside the features says which network they are of"
+APART = "the features are not those of all layers together, which extract.py -p adapt makes"
+NO_PCA = "the PCA that reduced the features is not beside them"
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,21 @@ class Origin:
 def origin_of(path: Path) -> Origin:
     """Return what the record of a features file says of its networks, and its PCA."""
     record = read_record(path)
-    networks = [network for each in _recorded(record) if (network := _network(each)) is not None]
-    if not networks or len(networks) < len(_recorded(record)):
+    recorded = _recorded(record)
+    networks = [network for each in recorded if (network := _network(each)) is not None]
+    if not networks or len(networks) < len(recorded):
         return Origin([], gap=NO_RECORD)
+    poolings = {row.pooling for row in PROCESSORS.values() if row.joined}
+    if any(network["pooling"] not in poolings for network in networks):
+        return Origin([], gap=APART)
     if "pca" not in record:
         return Origin(networks)
     try:
         pca, layer = _pca(path, record["pca"]), record["pca"].get("layer", "all")
-    except (InputError, LookupError, TypeError, AttributeError) as error:
-        return Origin([], gap=f"the PCA that reduced the features is missing: {printable(str(error))}")
-    if layer != "all":
-        networks = [network | {"layers": {layer: network["layers"][layer]}} for network in networks]
+        if layer != "all":
+            networks = [network | {"layers": {layer: network["layers"][layer]}} for network in networks]
+    except (InputError, LookupError, TypeError, AttributeError):
+        return Origin([], gap=NO_PCA)
     return Origin(networks, pca)
 
 
@@ -59,15 +66,17 @@ def _recorded(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(several, list):
         return [{**settings, ORIGIN: origin}]
     origins = origin if isinstance(origin, dict) else {}
-    return [{**each, ORIGIN: origins.get(each.get("model"))} for each in several if isinstance(each, dict)]
+    each_of = [each if isinstance(each, dict) else {} for each in several]
+    return [{**each, ORIGIN: origins.get(str(each.get("model")))} for each in each_of]
 
 
 def _network(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a similarity keeps of the settings of a network; None where there is too little."""
-    if any(key not in settings for key in NETWORK) or settings["pooling"] not in POOLINGS:
+    if wrong(settings, NETWORK) is not None:
         return None
     origin = str(settings.get(ORIGIN))
-    return {key: settings[key] for key in NETWORK} | {ORIGIN: origin if origin.startswith(SOURCES) else LOCAL}
+    known = origin == RANDOM or SOURCES.fullmatch(origin) is not None
+    return {key: settings[key] for key in NETWORK} | {ORIGIN: origin if known else LOCAL}
 
 
 def _pca(path: Path, recorded: Mapping[str, Any]) -> PCA:
