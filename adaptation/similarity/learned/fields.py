@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.errors import printable
@@ -57,7 +57,7 @@ def of(check: Check) -> Check:
     return lambda value: isinstance(value, dict) and all(map(text, value)) and all(map(check, value.values()))
 
 
-NETWORK: Mapping[str, Any] = {
+NETWORK: dict[str, Any] = {
     "model": text,
     "network": mapping,
     "layers": of(whole(1, MOST_WIDTH)),
@@ -125,6 +125,6 @@ def _check_width(about: Mapping[str, Any]) -> None:
         raise ValueError(f"its networks give {width:,} dimensions, and its width is {about['width']:,}")
 
 
-def width_of(networks: list[Mapping[str, Any]]) -> int:
+def width_of(networks: Sequence[Mapping[str, Any]]) -> int:
     """Return the dimensions of the features of networks side by side."""
     return sum(sum(network["layers"].values()) for network in networks)

@@ -209,7 +209,7 @@ def _check_shapes(shapes: Mapping[str, Shape], about: Mapping[str, Any]) -> None
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all values are finite; a part at a time, for the memory's sake."""
-    return all(bool(torch.isfinite(part).all()) for part in tensor.flatten().split(VALUES))
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(tensor.flatten(), VALUES))
 
 
 def _check_calibration(learned: Learned) -> None:
