@@ -126,16 +126,19 @@ class Similarity:
                 raise InputError(f"{name} {value}: a whole number above 0 is expected")
         listed = given.list_images(images)
         pixels = given.batches(listed, self.networks, batch_size, workers or min(32, cores()))
-        parts = [
-            self.vectors(np.concatenate([self._features(*pair) for pair in zip(self._forwards, each, strict=True)], 1))
-            for each in pixels
-        ]
+        parts = [self.vectors(self._features(each)) for each in pixels]
         frozen, adapted = (np.concatenate(side) for side in zip(*parts, strict=True))
         return frozen, adapted
 
-    @staticmethod
-    def _features(forward: Forward, pixels: NDArray[np.uint8]) -> Vectors:
-        features: Vectors = forward(torch.from_numpy(pixels))[0][0]
+    def _features(self, pixels: Sequence[NDArray[np.uint8]]) -> Vectors:
+        """The features (N, D) of N images, prepared for each network."""
+        pairs = zip(self._forwards, pixels, strict=True)
+        features = np.concatenate([forward(torch.from_numpy(each))[0][0] for forward, each in pairs], 1)
+        if features.shape[1] != self.learned.width:
+            raise InputError(
+                f"the networks of this similarity give {features.shape[1]:,} dimensions, and it was trained on "
+                f"{self.learned.width:,}"
+            )
         return features
 
     def vectors(self, features: Vectors, reduced: bool = False) -> tuple[Vectors, Vectors]:

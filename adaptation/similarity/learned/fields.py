@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.errors import printable
@@ -116,15 +116,3 @@ def check_about(about: Any) -> None:
         name = wrong(about.get("pca"), PCA, "pca")
     if name is not None:
         raise ValueError(f"its field '{printable(name)}' is missing, of another type or out of bounds")
-    _check_width(about)
-
-
-def _check_width(about: Mapping[str, Any]) -> None:
-    width = width_of(about["backbones"])
-    if about["backbones"] and width != about["width"]:
-        raise ValueError(f"its networks give {width:,} dimensions, and its width is {about['width']:,}")
-
-
-def width_of(networks: Sequence[Mapping[str, Any]]) -> int:
-    """Return the dimensions of the features of networks side by side."""
-    return sum(sum(network["layers"].values()) for network in networks)

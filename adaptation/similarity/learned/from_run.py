@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from adaptation.data.pairs import Pairs
 from adaptation.similarity.learned.calibration import KINDS, count_cosines
-from adaptation.similarity.learned.fields import width_of
 from adaptation.similarity.learned.file import Learned
 from adaptation.similarity.learned.origin import NO_PCA, Origin
 from adaptation.trainer import Settings
@@ -60,19 +59,14 @@ def learned_of(
 ) -> Learned:
     """Return the similarity that a head makes; without a PCA of its own that of the `origin` goes with it. Of the pairs
     the count and a digest are kept."""
-    own, names, width = trained.pca, trained.names, trained.width
-    if own is None and origin.pca is not None and len(origin.pca.components_) != width:
-        origin = Origin([], gap=NO_PCA)
+    own, names = trained.pca, trained.names
+    origin = _fitting(origin, own, trained.width)
     pca = own if own is not None else origin.pca
-    taken = width if pca is None else len(pca.mean_)
-    networks, gap = origin.networks, origin.gap
-    if networks and width_of(networks) != taken:
-        networks, gap = [], f"the .json beside the features tells of {width_of(networks):,} dimensions, not {taken:,}"
     protocol = "training pairs" if own is not None else "by extract.py" if origin.pca is not None else None
     about = {
-        "backbones": networks,
-        "gap": gap,
-        "width": taken,
+        "backbones": origin.networks,
+        "gap": origin.gap,
+        "width": trained.width if pca is None else len(pca.mean_),
         "pca": None
         if pca is None
         else {"fitted": protocol, "sha256": pca_digest(pca), "components": len(pca.components_)},
@@ -87,6 +81,13 @@ def learned_of(
     }
     mean, components = (None, None) if pca is None else (_tensor(pca.mean_), _tensor(pca.components_))
     return Learned(about, trained.head.state_dict(), mean, components, calibration)
+
+
+def _fitting(origin: Origin, own: PCA | None, width: int) -> Origin:
+    """The origin of features of `width` dimensions; one with a gap where its PCA gives others."""
+    if own is None and origin.pca is not None and len(origin.pca.components_) != width:
+        return Origin([], gap=NO_PCA)
+    return origin
 
 
 def pairs_digest(names: Sequence[tuple[str, str]]) -> str:

@@ -31,7 +31,7 @@ def test_images_of_plain_modes_are_embedded_like_their_files(
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F", "CMYK", "LAB"])
 def test_images_whose_samples_only_a_file_explains_are_refused(learned: Path, mode: str) -> None:
-    with pytest.raises(InputError, match=rf"a PIL image \(mode {mode}, .*; convert it to RGB\)"):
+    with pytest.raises(InputError, match=rf"image 1 \(mode {mode}: only a file says .*; give its path\)"):
         Similarity.load(learned).embed(Image.new(mode, (40, 30)))
 
 
