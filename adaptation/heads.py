@@ -64,9 +64,12 @@ def build_head(name: str, features: int, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def embedding_width(name: str, features: int) -> int:
-    """Return E of the embeddings (N, E) that the head `name` makes of features (N, D); InputError for anything else."""
-    vectors = torch.ones(3, features)
-    embeddings = tried(name, lambda: build_head(name, features, 0).eval()(vectors))
+    """Return E of the embeddings (N, E) that the head `name` makes of features (N, D); InputError for anything else,
+    and for a head whose state is more than tensors, since that could not be kept."""
+    vectors, head = torch.ones(3, features), build_head(name, features, 0).eval()
+    embeddings = tried(name, lambda: head(vectors))
+    if odd := [key for key, value in head.state_dict().items() if not isinstance(value, Tensor)]:
+        raise InputError(f"{name}: its state has '{odd[0]}', which is no tensor; make it a buffer")
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or len(embeddings) != 3:
         shape = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
         raise InputError(f"{name}: makes {shape} of features (3, {features}); embeddings (3, E) are expected")

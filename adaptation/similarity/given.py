@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 One = str | os.PathLike[str] | Image.Image
 Given = One | Iterable[One]
 """An image file, a folder of images, a PIL image, or several of them."""
-_one_at_a_time = Lock()
+_locks = [Lock() for _ in range(61)]  # loading an image in two threads is not safe, and one may be given twice
 PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # modes whose samples mean the same everywhere
 
 
@@ -122,10 +122,10 @@ def _pixels(image: Path | Image.Image, network: Network) -> NDArray[np.uint8]:
 
 def _rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
     """A PIL image in 8-bit RGB, upright. The image itself stays as it is, but for being loaded."""
-    if image.mode not in PLAIN or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+    if image.mode not in PLAIN or any(";16" in str(tile[3]) for tile in getattr(image, "tile", None) or ()):
         deep = "" if image.mode not in PLAIN else " of 16 bits"
         raise ValueError(f"mode {image.mode}{deep}: only a file says what its samples mean; give its path")
-    with _one_at_a_time:  # loading is not safe in two threads, and an image may be given twice
+    with _locks[id(image) % len(_locks)]:
         image.load()
         loaded = image.copy()
         orientation = _orientation(image)

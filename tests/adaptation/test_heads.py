@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from adaptation.heads import HEADS, HeadStack, build_head, embedding_width, is_stackable
+from common.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -217,3 +219,11 @@ def test_mode_is_set_for_all_heads() -> None:
     for mode in (False, True):
         heads.train(mode)
         assert [head[1].training for head in heads.heads if isinstance(head, Noisy)] == [mode, mode]
+
+
+def test_a_state_that_is_more_than_tensors_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\nclass Head(nn.Identity):\n    def get_extra_state(self):\n        return {'a': 1}\n"
+    )
+    with pytest.raises(InputError, match=r"mine.py:Head: its state has '_extra_state', which is no tensor"):
+        embedding_width(f"{tmp_path / 'mine.py'}:Head", 4)

@@ -21,8 +21,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def text(value: Any) -> bool:
-    """Whether a value is a text of reasonable length."""
-    return isinstance(value, str) and len(value) <= LONGEST
+    """Whether a value is a text of reasonable length, without characters that could rewrite a terminal."""
+    return isinstance(value, str) and len(value) <= LONGEST and value.isprintable()
 
 
 def digest(value: Any) -> bool:

@@ -18,7 +18,7 @@ NONE: set[Place] = {("pca",), ("head", "sha256"), ("loss", "sha256")}
 NONE |= {("backbones", 0, "weights", "sha256"), ("backbones", 0, "weights", "seed")}
 WRONG: list[Any] = [
     *(True, -1, 10**400, 2**60, 1.5, float("nan"), float("inf")),
-    *("\x1b[31m" * 201, "x" * 1001, [], [[]], [3], {"a": []}, {"a": -1}, {"x" * 1001: 1}, {"a": "b"}),
+    *("\x1b[31m", "x" * 1001, [], [[]], [3], {"a": []}, {"a": -1}, {"x" * 1001: 1}, {"a": "b"}),
 ]
 """Wrong wherever a field is not free to hold it."""
 
