@@ -177,3 +177,62 @@ def test_too_little_memory_for_all_pairs_is_seen_before_the_runs(
     folder = run("run", "--final", code=2)
     assert capsys.readouterr().err == "train.py: error: too little memory\n"
     assert not folder.exists() or not list(folder.rglob("train.csv"))
+
+
+def test_the_same_command_twice_gives_the_same_bytes(run: Run) -> None:
+    first, second = (run(name, "--final", "--seed", "3") for name in ("first", "second"))
+    for name in (NAME, *(f"run{number}/{NAME}" for number in (1, 2, 3))):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_damaged_similarity_of_a_run_leaves_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("run")
+    (folder / "run2" / NAME).write_bytes(b"damaged")
+    before = sorted(folder.rglob("*"))
+    run("run", "--final", code=2)
+    assert "the runs here cannot be used for --final" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_killed_between_two_models_the_first_is_not_trained_again(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    pairs = load_pairs(features)
+    write_pairs(tmp_path / "other" / "features.npy", pairs.left[0].numpy()[:, :6], pairs.right[0].numpy()[:, :6])
+    data = ["-d", str(features), str(tmp_path / "other" / "features.npy"), *WORDS]
+    assert train.main([*data, "-s", str(tmp_path / "whole"), "--final"]) == 0
+    assert train.main([*data, "-s", str(tmp_path / "both")]) == 0
+    trained: list[int] = []
+
+    def second_ends(pairs: Any, *given: Any, **named: Any) -> Any:
+        trained.append(pairs.left.shape[-1])
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train_final(pairs, *given, **named)
+
+    monkeypatch.setattr(final, "train_final", second_ends)
+    assert train.main([*data, "-s", str(tmp_path / "both"), "--final"]) == 130
+    assert not list((tmp_path / "both").glob(f"*/{NAME}"))
+    assert train.main([*data, "-s", str(tmp_path / "both"), "--final"]) == 0
+    assert trained[0] != trained[1] == trained[2]
+    for path in (tmp_path / "whole").glob(f"*/{NAME}"):
+        assert path.read_bytes() == (tmp_path / "both" / path.relative_to(tmp_path / "whole")).read_bytes()
+    assert not (tmp_path / "both" / ".unfinished").exists()
+
+
+def test_overwritten_without_final_the_old_one_goes(run: Run) -> None:
+    folder = run("run", "--final")
+    run("run", "--overwrite", "--seed", "5")
+    assert not (folder / NAME).exists()
+
+
+def test_a_full_gpu_is_told_in_a_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(final, "train_final", full)
+    run("run", "--final", code=2)
+    assert "the GPU's memory does not hold all pairs; give less --memory, a --batch-size, or --cpu" in capsys.readouterr().err

@@ -358,3 +358,102 @@ def test_images_that_cannot_be_read_are_named(tmp_path: Path, learned: Path) -> 
         similarity.embed(tmp_path / "pairs")
     with pytest.raises(InputError, match="int: not an image"):
         similarity.embed([3])  # type: ignore[list-item]
+
+
+def test_neither_batches_nor_threads_change_an_embedding(tmp_path: Path, learned: Path) -> None:
+    similarity, folder = Similarity.load(learned), tmp_path / "pairs" / "left"
+    expected = similarity.embed(folder)
+    for batch_size, workers in ((1, 1), (5, 3), (100, 64)):
+        assert np.allclose(similarity.embed(folder, batch_size=batch_size, workers=workers), expected, atol=1e-6)
+    for names in ({"batch_size": 0}, {"batch_size": -1}, {"batch_size": 2.5}, {"workers": 0}, {"workers": -3}):
+        (name,) = names
+        wrong: Any = names
+        with pytest.raises(InputError, match=rf"{name} .*: a whole number above 0 is expected"):
+            similarity.embed(folder, **wrong)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "", "cuda:99", "\x1b"])
+def test_a_device_that_is_not_here_is_refused_in_a_line(learned: Path, device: str) -> None:
+    with pytest.raises(InputError, match="cannot be used here") as error:
+        Similarity.load(learned, device=device)
+    assert str(error.value).isprintable()
+    assert Similarity.load(learned, device=torch.device("cpu")).device.type == "cpu"
+
+
+def test_networks_of_other_dimensions_are_refused(tmp_path: Path, learned: Path) -> None:
+    """As many as the PCA leaves, so that the head would take them for reduced ones."""
+
+    def fewer(about: dict[str, Any]) -> None:
+        about["backbones"][0]["layers"] = {"layer1": 32}
+
+    similarity = Similarity.load(edited(learned, fewer))
+    with pytest.raises(InputError, match="give 32 dimensions, and it was trained on 320"):
+        similarity.embed(tmp_path / "pairs" / "left")
+
+
+def test_a_folder_of_several_similarities_names_them(tmp_path: Path, learned: Path) -> None:
+    both = tmp_path / "both"
+    for name in ("one", "two"):
+        (both / name).mkdir(parents=True)
+        shutil.copyfile(learned / NAME, both / name / NAME)
+    with pytest.raises(InputError, match=r"no similarity.safetensors here; give one of the folders .*: one, two$"):
+        Similarity.load(both)
+
+
+def test_words_and_shares_that_are_none_are_refused(learned: Path) -> None:
+    similarity = Similarity.load(learned)
+    with pytest.raises(InputError, match="unknown cosines 'raw'; allowed are frozen and adapted"):
+        similarity.percentiles(np.zeros(1, np.float32), "raw")
+    with pytest.raises(InputError, match="unknown cosines 'friends'; allowed are partners and strangers"):
+        similarity.quantiles([0.5], "friends")
+    with pytest.raises(InputError, match="shares from 0 to 1 are possible"):
+        similarity.quantiles([50], "partners")
+
+
+def test_versions_of_libraries_that_are_gone_or_long_are_told_in_few_words(
+    learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = edited(learned, lambda about: about.update(versions={"torch": "9" * 900, "numpy": "0", "mine": "1"}))
+    Similarity.load(path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "numpy" in line
+    assert "mine" not in line
+    assert len(line) < 300 + len(str(path))
+
+
+TIED = """
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.first = nn.Linear(features, features)
+        self.second = self.first
+
+    def forward(self, x):
+        return self.second(self.first(x))
+"""
+
+
+def test_a_head_whose_layers_share_weights_is_kept_too(tmp_path: Path, learn: Learn) -> None:
+    (tmp_path / "tied.py").write_text(TIED)
+    address = f"{tmp_path / 'tied.py'}:Tied"
+    run = learn("--final", "--model", address)
+    names = split_of(run / "run1")
+    left, right = (Similarity.load(run / "run1", head=address).embed(side) for side in paths(tmp_path / "pairs", names))
+    assert metrics(left, right) == last(run / "run1" / "val.csv")
+
+
+def test_a_pca_that_is_gone_leaves_a_gap_without_a_path(
+    tmp_path: Path, learn: Learn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn()
+    (tmp_path / "features" / "tiny" / "pca8.skops").unlink()
+    data, run = str(tmp_path / "features" / "tiny"), tmp_path / "later"
+    assert train.main(["-d", data, "-s", str(run), "--cpu", "-e", "2", "-k", "1", "--final"]) == 0
+    assert "its similarity cannot embed images: the PCA that reduced the features is not" in capsys.readouterr().err
+    assert str(tmp_path).encode() not in (run / NAME).read_bytes()
+    similarity = Similarity.load(run)
+    assert similarity.vectors(np.ones((2, 8), np.float32))[1].shape == (2, 1024)
+    with pytest.raises(InputError, match="cannot embed images: the PCA that reduced the features is not beside them"):
+        similarity.embed(tmp_path / "pairs" / "left")
