@@ -235,4 +235,7 @@ def test_a_full_gpu_is_told_in_a_line(
 
     monkeypatch.setattr(final, "train_final", full)
     run("run", "--final", code=2)
-    assert "the GPU's memory does not hold all pairs; give less --memory, a --batch-size, or --cpu" in capsys.readouterr().err
+    assert (
+        "the GPU's memory does not hold all pairs; give less --memory, a --batch-size, or --cpu"
+        in capsys.readouterr().err
+    )
