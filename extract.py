@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 __doc__ = f"{__doc__}\nThe processors, and the files that each of them makes:\n\n{listing()}\n"
 
-MOST_WORKERS = 32  # more threads of one Python process read no faster
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `extract.py`."""
@@ -152,12 +150,6 @@ def build_parser() -> argparse.ArgumentParser:
         "profile (default stored)",
     )
     add(
-        "--max-pixels",
-        type=console.positive,
-        metavar="N",
-        help="admit images of up to N pixels (default 178,956,970, against files that grow beyond any memory)",
-    )
-    add(
         "--pca",
         type=Path,
         metavar="FILE",
@@ -181,13 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="compile the network for this machine first: worth its minutes for many thousand images; needs a C++ "
         "compiler",
     )
-    add(
-        "--workers",
-        type=console.positive,
-        default=None,
-        metavar="N",
-        help=f"threads that read images (default: one a core, at most {MOST_WORKERS})",
-    )
+    console.add_reading(parser)
     add("--list-models", action=_ListModels, nargs=0, help="show the backbones and end")
     add("--list-layers", action=_ListLayers, metavar="MODEL", help="show a model's module paths and shapes and end")
     return parser
@@ -282,7 +268,7 @@ def _jobs(
 ) -> list[Job]:
     """A job for each model, all of the same images."""
     from common.machine.device import check_precision, choose_device
-    from common.machine.system import cores
+    from common.machine.system import readers
     from featuresExtractor.job import Job
 
     device = choose_device(args.gpu)
@@ -298,7 +284,7 @@ def _jobs(
             device=device,
             views=1 + args.data_aug,
             batch=args.batch_size,
-            workers=args.workers or min(MOST_WORKERS, cores()),
+            workers=args.workers or readers(),
             weights=args.weights,
             seed=args.seed,
             skip=args.on_error == "skip",

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from adaptation.similarity.folders.searching import Search
     from adaptation.similarity.similarity import Similarity
 
-MOST_WORKERS = 32  # more threads of one Python process read no faster
-
-
 EMBED = """Embed the images of a folder: one embedding each, whose cosines say how alike images are.
 
     OUT/embeddings.npy   names and embeddings; np.load reads it, and train.py takes those of pairs
@@ -179,12 +176,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "yours",
     )
     add("-b", "--batch-size", type=console.positive, default=64, metavar="N", help="images at a time (default 64)")
-    add(
-        "--workers",
-        type=console.positive,
-        metavar="N",
-        help=f"threads that read images (default: one a core, at most {MOST_WORKERS})",
-    )
+    console.add_reading(parser)
     console.add_device(parser)
 
 
@@ -206,7 +198,7 @@ def _load(args: argparse.Namespace) -> tuple[Similarity, Options]:
     from adaptation.similarity.folders.embedding import Options
     from adaptation.similarity.similarity import Similarity
     from common.machine.device import training_device
-    from common.machine.system import cores, keep_freed_memory
+    from common.machine.system import keep_freed_memory, readers
 
     keep_freed_memory()
     device = training_device(args.gpu)
@@ -214,10 +206,11 @@ def _load(args: argparse.Namespace) -> tuple[Similarity, Options]:
     flags = {name: value for name, value in vars(args).items() if name != "run"}
     options = Options(
         batch=args.batch_size,
-        workers=args.workers or min(MOST_WORKERS, cores()),
+        workers=args.workers or readers(),
         skip=args.on_error == "skip",
         links=args.follow_links,
         overwrite=args.overwrite,
+        max_pixels=args.max_pixels,
         flags=flags,
     )
     return similarity, options
@@ -227,8 +220,8 @@ def embed(args: argparse.Namespace) -> int:
     """Embed a folder, or a features file."""
     from adaptation.similarity.folders.embedding import embed_dataset
     from adaptation.similarity.folders.features import embed_features
+    from adaptation.similarity.folders.images import images_or_pairs
     from adaptation.similarity.folders.parquet import check_pyarrow, write_parquet
-    from adaptation.similarity.folders.searching import images_or_pairs
 
     if args.format == "parquet":
         check_pyarrow()
@@ -249,6 +242,10 @@ def search(args: argparse.Namespace) -> int:
     from adaptation.similarity.folders.results import results_in, write_results
     from adaptation.similarity.folders.searching import FILE, HEADER, rows
 
+    if args.index == "faiss":
+        from adaptation.similarity.index import load_faiss
+
+        load_faiss()
     with results_in(args.save, FILE, args.overwrite):
         similarity, found = _found(args)
         page = None
@@ -267,10 +264,11 @@ def search(args: argparse.Namespace) -> int:
 def _found(args: argparse.Namespace) -> tuple[Similarity, Search]:
     """The similarity, and what it finds."""
     from adaptation.similarity.folders import searching
+    from adaptation.similarity.folders.images import images_at
 
     similarity, options = _load(args)
     flags = args.recursive, args.follow_links, options.skip
-    queries, gallery = searching.images_at(args.queries, *flags), searching.gallery_at(args.gallery, similarity, *flags)
+    queries, gallery = images_at(args.queries, *flags), searching.gallery_at(args.gallery, similarity, *flags)
     wanted = searching.Wanted(args.k, args.index, args.partners)
     return similarity, searching.search_images(similarity, queries, gallery, args.save, options, wanted)
 

@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
             write_pages(work, images)
         publish(work)
         if work.compared:
-            _show_comparison(args.save)
+            _show_comparison(args.save, [features.folder for features in sets])
         else:
             _show_run(records[0]["metrics"], setup, args.save)
     return 0
@@ -266,7 +266,7 @@ def _note_small_temperature(temperature: float) -> None:
         print(f"note: -t {temperature:g}: {note}", file=sys.stderr)
 
 
-def _show_comparison(folder: Path) -> None:
+def _show_comparison(folder: Path, folders: Sequence[Path]) -> None:
     """The closing table of several models."""
     from adaptation.reporting.report import read_report
 
@@ -276,6 +276,13 @@ def _show_comparison(folder: Path) -> None:
         f"plot:    {folder / 'comparison.png'}, and .svg\n"
         f"curves:  tensorboard --logdir {console.quoted(folder)}"
     )
+    _show_use(folders[0])
+
+
+def _show_use(folder: Path) -> None:
+    """Say how to use what was learned, if it was kept."""
+    if (folder / "similarity.safetensors").exists():
+        print(f"use it:  python similarity.py search -m {console.quoted(folder)} -q IMAGE -g FOLDER -s OUT")
 
 
 def _show_run(metrics: dict[str, Any], setup: Setup, folder: Path) -> None:
@@ -300,8 +307,7 @@ def _show_run(metrics: dict[str, Any], setup: Setup, folder: Path) -> None:
     )
     if (folder / "page.html").exists():
         print(f"page:    {folder / 'page.html'}")
-    if (folder / "similarity.safetensors").exists():
-        print(f"use it:  python similarity.py search -m {console.quoted(folder)} -q IMAGE -g FOLDER -s OUT")
+    _show_use(folder)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def train_finals(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
     missing = [
         (features, record)
         for features, record in zip(work.sets, records, strict=True)
-        if not (work.done and (features.folder / NAME).is_file())
+        if not (work.done and _exists(features.folder / NAME))
     ]
     if not missing:
         return
@@ -56,6 +56,17 @@ def train_finals(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
     with closing(work.staging), progress(len(missing) * work.setup.settings.steps, "final", "epochs") as bar:
         for features, record in missing:
             _train(work, features, record, bar)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a similarity; InputError for a file of its name that is none."""
+    if not path.is_file():
+        return False
+    try:
+        read_similarity(path)
+    except InputError as error:
+        raise InputError(f"{error}; remove the file to train it again with --final") from error
+    return True
 
 
 def _train(work: Work, features: FeatureSet, record: Mapping[str, Any], bar: Bar) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import InputError, printable
-from common.machine.system import BROKEN_PIPE
+from common.machine.system import BROKEN_PIPE, MOST_READERS
 from common.stopping import Stopped, stoppable
 
 PACKAGES = ("common", "featuresExtractor", "adaptation")
@@ -148,6 +148,22 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--gpu", dest="gpu", action="store_true", default=None, help="use the GPU (default where there is one)"
     )
     either.add_argument("--cpu", dest="gpu", action="store_false", help="use the CPU")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the options of how images are read: `--workers`, and how large they may be."""
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help=f"threads that read images (default: one a core, at most {MOST_READERS})",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="admit images of up to N pixels (default 178,956,970, against files that grow beyond any memory)",
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser, allowed: Sequence[str], note: str) -> None:

@@ -84,38 +84,46 @@ def search_queries(
     partners: Sequence[int | None] | None = None,
     direction: str = "",
     own: Indices | None = None,
+    adapted: Neighbours | None = None,
 ) -> list[Query]:
     """Return a query for each of the Q images of `queries`, in their order: the `k` images of `gallery` that the frozen
     features find and those that the similarity finds.
 
     `partners` has the partner's index in the gallery for each query, or None where it is unknown; `own` (Q,) the index
-    of the query itself, which does not count, or -1. InputError as `search`, such as for k above the gallery.
+    of the query itself, which does not count, or -1; `adapted` what the similarity finds, where that is known.
+    InputError as `search`, such as for k above the gallery.
     """
     known = [None] * len(queries.images) if partners is None else list(partners)
     targets = np.array([[partner or 0] for partner in known], dtype=np.int64).reshape(-1, 1)
-    frozen, adapted = _found_by_both(
-        queries, gallery, k, targets, device, np.full(len(known), -1) if own is None else own
-    )
+    own = np.full(len(known), -1) if own is None else own
+    by_frozen, by_adapted = _found_by_both(queries, gallery, k, targets, device, own, adapted)
     return [
         Query(
             image,
-            _hits(frozen, row, gallery.images, partner),
-            _hits(adapted, row, gallery.images, partner),
+            _hits(by_frozen, row, gallery.images, partner),
+            _hits(by_adapted, row, gallery.images, partner),
             direction,
             None if partner is None else gallery.images[partner],
-            None if partner is None else int(frozen.partner_ranks[row]),
-            None if partner is None else int(adapted.partner_ranks[row]),
+            None if partner is None else int(by_frozen.partner_ranks[row]),
+            None if partner is None else int(by_adapted.partner_ranks[row]),
         )
         for row, (image, partner) in enumerate(zip(queries.images, known, strict=True))
     ]
 
 
 def _found_by_both(
-    queries: Side, gallery: Side, k: int, targets: Indices, device: torch.device, own: Indices
+    queries: Side,
+    gallery: Side,
+    k: int,
+    targets: Indices,
+    device: torch.device,
+    own: Indices,
+    adapted: Neighbours | None,
 ) -> tuple[Found, Found]:
     """Return what the frozen features and the similarity find; `targets` (Q, 1) are the partners' indices."""
     measures = [(queries.frozen, gallery.frozen), (queries.adapted, gallery.adapted)]
-    nearest = [search_others(asked, among, k, device, own) for asked, among in measures]
+    nearest = [search_others(queries.frozen, gallery.frozen, k, device, own)]
+    nearest.append(adapted or search_others(queries.adapted, gallery.adapted, k, device, own))
     ranks = [
         ranks_among_others(asked, among, np.hstack([other.indices, targets]), device, own)
         for (asked, among), other in zip(measures, reversed(nearest), strict=True)

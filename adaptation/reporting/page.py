@@ -61,6 +61,9 @@ def _page(work: Work, features: FeatureSet, runs: Path, folder: Path) -> Page:
     setup, pairs = work.setup, features.survey.load()
     settings = setup.settings
     head = settings.head if dict(settings.code).get(settings.head) else None
+    if not (runs / "run1" / NAME).is_file():
+        message = f"--html: no {NAME} in run1, which an earlier version trained; --overwrite trains the runs again"
+        raise InputError(f"{printable(str(features.folder))}: {message}")
     similarity = Similarity.load(runs / "run1" / NAME, device=setup.device, head=head)
     tested = pairs.subset(draw_split(len(pairs), settings.test_split, seeds_of(settings.seed, 1)[0]).test)
     reduced = setup.split_pca is None and features.origin.pca is not None

@@ -76,6 +76,17 @@ def name_of(image: Path | Image.Image, number: int) -> str:
     return image.name if isinstance(image, Path) else f"image {number + 1}"
 
 
+def own_rows(queries: Sequence[Path | Image.Image], gallery: Sequence[Path | Image.Image]) -> NDArray[np.int64]:
+    """Return for each query (Q,) the row in which it is in the gallery itself: the same file, also behind a link, or
+    the same PIL image; -1 where it is not there."""
+    rows = {_identity(image): row for row, image in enumerate(gallery)}
+    return np.array([rows.get(_identity(image), -1) for image in queries], np.int64)
+
+
+def _identity(image: Path | Image.Image) -> object:
+    return os.path.realpath(image) if isinstance(image, Path) else id(image)
+
+
 def batches(
     images: Sequence[Path | Image.Image], networks: Sequence[Network], size: int, workers: int
 ) -> Iterator[list[NDArray[np.uint8]]]:

@@ -31,6 +31,7 @@ WIDER = 4  # times k candidates are scored again, since the index rounds vectors
 ROWS = 2**14  # that are added at a time
 QUERIES = 2**10  # that are asked at a time
 SAMPLE = 100  # queries that the recall is measured on, at most
+EXACT = "Flat"  # faiss' name of an index that is none
 CPU = torch.device("cpu")
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,11 @@ def search_faiss(queries: Vectors, gallery: Vectors, k: int, seed: int = 0) -> A
     a dimension. What it finds is scored again and ordered as by `search`. A gallery of fewer than 10,000 images is
     searched exactly. InputError as by `search`, without faiss, and for a gallery whose index exceeds the memory.
     """
-    faiss = _faiss()
+    faiss = load_faiss()
     check(queries, gallery, k)
     if len(gallery) < LEAST:
-        logger.info("the gallery has %d images, fewer than %d: searched exactly, without an index", len(gallery), LEAST)
-        return Approximate(search(queries, gallery, k, CPU), 1.0, min(SAMPLE, len(queries)), "Flat")
+        logger.info(f"the gallery has {len(gallery):,} images, fewer than {LEAST:,}: searched exactly, with no index")
+        return Approximate(search(queries, gallery, k, CPU), 1.0, min(SAMPLE, len(queries)), EXACT)
     name = f"IVF{round(math.sqrt(len(gallery)))},SQ8"
     index = _built(faiss, name, gallery, seed)
     neighbours = _searched(index, queries, gallery, k)
@@ -67,7 +68,8 @@ def search_faiss(queries: Vectors, gallery: Vectors, k: int, seed: int = 0) -> A
     return Approximate(neighbours, _recall(neighbours.indices[sample], exact), len(sample), name)
 
 
-def _faiss() -> Any:
+def load_faiss() -> Any:
+    """Return the module faiss; InputError where it is missing."""
     try:
         import faiss
     except ImportError as error:

@@ -19,10 +19,10 @@ from adaptation.similarity.learned.calibration import KINDS, percentile, quantil
 from adaptation.similarity.learned.file import NAME, Learned, describe, read_similarity
 from adaptation.similarity.learned.head import build, check_shapes, head_name
 from adaptation.similarity.learned.networks import Network, find_networks
-from adaptation.similarity.search import search
+from adaptation.similarity.others import search_others
 from common.errors import InputError, listed, printable
 from common.machine.device import training_device
-from common.machine.system import cores
+from common.machine.system import readers
 from common.record import PACKAGES, package_versions
 from common.storage.files import sha256
 from common.vectors import to_unit
@@ -125,7 +125,7 @@ class Similarity:
             if value is not None and not (isinstance(value, int) and value > 0):
                 raise InputError(f"{name} {value}: a whole number above 0 is expected")
         listed = given.list_images(images)
-        pixels = given.batches(listed, self.networks, batch_size, workers or min(32, cores()))
+        pixels = given.batches(listed, self.networks, batch_size, workers or readers())
         parts = [self.vectors(self._features(each)) for each in pixels]
         frozen, adapted = (np.concatenate(side) for side in zip(*parts, strict=True))
         return frozen, adapted
@@ -173,9 +173,11 @@ class Similarity:
 
     def search(self, query: Given, gallery: Given, k: int = 10) -> list[Found] | list[list[Found]]:
         """Return the k most similar images of a gallery, best first: a list for one query, and a list of such lists
-        for several. InputError for a k above the gallery's size."""
-        images = given.list_images(gallery)
-        neighbours = search(self.embed(query), self.embed(images), k, self.device)
+        for several. An image is not found as its own neighbour. InputError for a k above the images that can be found.
+        """
+        asked, images = given.list_images(query), given.list_images(gallery)
+        own = given.own_rows(asked, images)
+        neighbours = search_others(self.embed(asked), self.embed(images), k, self.device, own)
         found = [
             [
                 Found(given.name_of(images[index], index), float(score), rank)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # a link of that name, which might lead anywhere, is not opened
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe of that name is not waited for
+MOST_READERS = 32  # threads: more of one Python process read no faster
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that have no names to make durable
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt in glibc's malloc.h
@@ -111,6 +112,11 @@ def cores() -> int:
     """Return the processors that this process may run on: fewer than the machine has where a scheduler or container
     says so, and the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def readers() -> int:
+    """Return how many threads read images by default: one a core, at most `MOST_READERS`."""
+    return min(MOST_READERS, cores())
 
 
 def limit_of(name: str) -> float:

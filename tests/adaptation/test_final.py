@@ -239,3 +239,14 @@ def test_a_full_gpu_is_told_in_a_line(
         "the GPU's memory does not hold all pairs; give less --memory, a --batch-size, or --cpu"
         in capsys.readouterr().err
     )
+
+
+def test_a_corrupt_file_is_not_taken_for_one_that_is_done(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("run", "--final")
+    whole = contents(folder)
+    (folder / NAME).write_bytes(whole[:-9])
+    run("run", "--final", code=2)
+    assert "remove the file to train it again with --final" in capsys.readouterr().err.strip().splitlines()[-1]
+    (folder / NAME).unlink()
+    run("run", "--final")
+    assert contents(folder) == whole

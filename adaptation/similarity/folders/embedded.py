@@ -16,6 +16,7 @@ import numpy as np
 
 from adaptation.similarity.similarity import Similarity
 from common.errors import InputError, listed, printable
+from common.machine.device import arithmetic_of
 from common.machine.resources import require_disk
 from common.progress import progress
 from common.record import check_whole, make_record, read_record
@@ -194,7 +195,8 @@ def write_embedded(similarity: Similarity, staging: Staging, contents: Contents,
     staging.begin(settings, overwrite=True)
     writers = [FeaturesWriter(staging.path / name, row, contents.count) for name, row in zip(FILES, types, strict=True)]
     _fill(writers, contents)
-    record = make_record(settings, flags, written=contents.count, **contents.record)
+    made_by = {"device": arithmetic_of(similarity.device)}
+    record = make_record(settings, flags, written=contents.count, **contents.record, **made_by)
     _seal(writers, record)
     if contents.states is not None:
         _write_states(staging.path / IMAGES, contents.states)

@@ -29,11 +29,13 @@ from adaptation.similarity.folders.embedded import (
     write_embedded,
 )
 from adaptation.similarity.similarity import BATCH, ROWS, Similarity
-from common.errors import printable
-from common.record import read_record
+from common.errors import InputError, printable
+from common.machine.device import arithmetic_of
+from common.record import differences, package_versions, read_record
 from common.storage.lock import held
 from common.storage.staging import Staging
 from featuresExtractor.features.features_file import Rows, name_field, open_features
+from featuresExtractor.images.settings import MOST_PIXELS
 from featuresExtractor.job import Job
 from featuresExtractor.pipeline import extract_features
 from featuresExtractor.plan import NoneReadable
@@ -57,13 +59,14 @@ PART, WAITING = "embeddings", ".features"
 class Options:
     """How images are embedded: `batch` at a time at most, read by `workers` threads; with `skip` those that cannot be
     read are left out; with `links` they may lie behind links; with `overwrite` embeddings by another similarity are
-    replaced; `flags` is the command line, for the record."""
+    replaced; images of more than `max_pixels` pixels are refused; `flags` is the command line, for the record."""
 
     batch: int = BATCH
     workers: int = 1
     skip: bool = False
     links: bool = False
     overwrite: bool = False
+    max_pixels: int | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -130,7 +133,10 @@ class Mixed:
 
 def embed_dataset(similarity: Similarity, dataset: Dataset, folder: Path, options: Options) -> Embedded:
     """Embed the images or the pairs of a dataset into `folder`, those alone that are not there yet, and return all of
-    them in the order of the dataset. InputError for images that cannot be read, unless they are skipped."""
+    them in the order of the dataset. InputError for images that cannot be read, unless they are skipped, and for the
+    folder of the images itself: as a gallery it would count as embedded, and new images in it be overlooked."""
+    if folder.is_dir() and folder.samefile(dataset.root):
+        raise InputError(f"{printable(str(folder))}: holds the images; embeddings need a folder of their own (-s)")
     with held(folder):
         staging = Staging(folder, PART)
         staging.complete()
@@ -139,6 +145,7 @@ def embed_dataset(similarity: Similarity, dataset: Dataset, folder: Path, option
         already = int((known >= 0).sum())
         if 0 < already < len(dataset):
             logger.info(f"{already:,} of {len(dataset):,} {dataset.kind} are embedded already")
+            _report_others(existing, similarity)
         new = _features_of_new(similarity, _only(dataset, known < 0), folder / WAITING, options, already > 0)
         embedded = _written(similarity, staging, Mixed(dataset, existing, known, new), options)
         shutil.rmtree(folder / WAITING, ignore_errors=True)
@@ -158,6 +165,15 @@ def _written(similarity: Similarity, staging: Staging, mixed: Mixed, options: Op
     blocks, states = mixed.blocks(similarity, kept), states_of(dataset.states, len(dataset.sides))[kept]
     contents = Contents(dataset.sides, dataset.longest_name, len(kept), blocks, record, states)
     return write_embedded(similarity, staging, contents, options.flags)
+
+
+def _report_others(existing: Embedded | None, similarity: Similarity) -> None:
+    """Report where what exists was made by another device, or by libraries of other versions, than new images are."""
+    record = {} if existing is None else read_record(existing.embeddings.path)
+    recorded = {"device": record.get("device"), **record.get("versions", {})}
+    asked = {"device": arithmetic_of(similarity.device), **package_versions()}
+    if differing := differences(recorded, asked):
+        logger.warning(f"note: the last digits of new images may differ: {'; '.join(differing)}")
 
 
 def _warn_of_skipped(folder: Path, new: New) -> None:
@@ -255,7 +271,7 @@ def _job(network: Network, missing: Dataset, waiting: Path, device: torch.device
         skip=options.skip,
         links=options.links,
         precision=network.precision,
-        decoding=network.decoding,
+        decoding=replace(network.decoding, max_pixels=options.max_pixels or MOST_PIXELS),
         flags=options.flags,
     )
     plan = json.dumps(plan_of(job, settings_of(job, network.weights)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,3 +45,13 @@ def write_results(folder: Path, name: str, rows: Iterable[Sequence[object]], pag
         write_page(staging.path / PAGE, page)
     new = [name, *[PAGE] * (page is not None)]
     staging.place({part: part for part in new}, _existing(folder, name))
+
+
+def cosine(value: float) -> str:
+    """Return a cosine as it is written to a CSV."""
+    return f"{value:.6f}"
+
+
+def percentage(value: float) -> str:
+    """Return a percentage as it is written to a CSV: empty where nothing was counted."""
+    return "" if math.isnan(value) else f"{value:.2f}"

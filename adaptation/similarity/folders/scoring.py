@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ import numpy as np
 
 from adaptation.similarity.folders.embedded import EVERY, Embedded
 from adaptation.similarity.folders.embedding import Options, embed_dataset
-from adaptation.similarity.folders.searching import cosine, images_or_pairs, percentage
+from adaptation.similarity.folders.images import images_of, images_or_pairs
+from adaptation.similarity.folders.results import cosine, percentage
 from adaptation.similarity.learned.from_run import pairs_digest
 from adaptation.similarity.similarity import ROWS, Similarity
 from common.errors import InputError, listed, printable
-from featuresExtractor.images.folders.dataset import FLAT_SIDES, PAIR_SIDES, Dataset
+from featuresExtractor.images.folders.dataset import FLAT_SIDES, PAIR_SIDES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,18 +88,6 @@ def _separator(text: str) -> str:
     return max(SEPARATORS, key=next(iter(text.splitlines()), "").count)
 
 
-def images_of(paths: Iterable[Path], folder: Path) -> Dataset:
-    """Return images at absolute paths, each once, as a dataset of single images. Where all are in `folder` or below,
-    their names are relative to it, else absolute, so that they are the same ones when others join them. InputError for
-    images on several drives."""
-    images = sorted(set(paths))
-    roots = [folder] if all(path.is_relative_to(folder) for path in images) else {Path(path.anchor) for path in images}
-    if len(roots) > 1:
-        raise InputError(f"the images are on several drives ({listed(map(str, roots))}); move them to one")
-    (root,) = roots
-    return Dataset(root, FLAT_SIDES, [(path,) for path in images], recursive=True)
-
-
 @dataclass(frozen=True)
 class Scored:
     """N pairs: the names and the files of each, and the rows `places` (N, 2) of its images in `embedded`."""
@@ -162,7 +151,7 @@ def _absolute(path: Path, name: str) -> Path:
 
 def has_learned_from(similarity: Similarity, scored: Scored) -> bool:
     """Return whether these are the very pairs, by their names, that a similarity was trained on."""
-    return bool(similarity.about["pairs"].get("sha256") == pairs_digest(sorted(scored.names)))
+    return bool(similarity.about["pairs"].get("sha256") == pairs_digest(scored.names))
 
 
 def rows(similarity: Similarity, scored: Scored) -> Iterator[Sequence[object]]:

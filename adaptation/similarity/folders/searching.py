@@ -13,12 +13,14 @@ import numpy as np
 
 from adaptation.similarity.folders.embedded import EMBEDDINGS, Embedded, open_embedded, read_states
 from adaptation.similarity.folders.embedding import Options, embed_dataset
+from adaptation.similarity.folders.images import images_at
+from adaptation.similarity.folders.results import cosine, percentage
 from adaptation.similarity.others import ranks_among_others, search_others
 from adaptation.similarity.search import Neighbours
 from adaptation.similarity.similarity import Similarity
 from common.errors import InputError, printable
 from common.names.matching import match
-from featuresExtractor.images.folders.dataset import FLAT_SIDES, Dataset, find_images
+from featuresExtractor.images.folders.dataset import FLAT_SIDES, Dataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,26 +67,6 @@ class Wanted:
     paired: bool = False
 
 
-def images_at(path: Path, recursive: bool, links: bool, skip: bool) -> Dataset:
-    """Return the images of a folder, or the one image that a file is; InputError for pairs, and where none are."""
-    if path.is_file():
-        return Dataset(path.parent, FLAT_SIDES, [(path,)])
-    dataset = images_or_pairs(path, recursive, links, skip)
-    if dataset.sides != FLAT_SIDES:
-        raise InputError(f"{printable(str(path))}: holds pairs; give its left/ or right/")
-    return dataset
-
-
-def images_or_pairs(path: Path, recursive: bool, links: bool, skip: bool) -> Dataset:
-    """Return the images or the pairs of a folder; what is odd about it is logged."""
-    if path.is_file():
-        raise InputError(f"{printable(str(path))}: is a file; give the folder that it is in")
-    dataset = find_images(path, skip, recursive, links)
-    for line in dataset.warnings():
-        logger.warning(printable(line))
-    return dataset
-
-
 def gallery_at(path: Path, similarity: Similarity, recursive: bool, links: bool, skip: bool) -> Dataset | Embedded:
     """Return the images of a gallery, or what `embed_dataset` wrote of them; InputError for pairs, and as `images_at`
     and `open_embedded`."""
@@ -110,11 +92,9 @@ def search_images(
     k, size = wanted.k, len(gallery)
     if k > size:
         raise InputError(f"-k {k:,}: the gallery has {size:,} images; k from 1 to {size:,} is possible")
-    asked = embed_dataset(similarity, queries, folder / "queries", options)
-    candidates = (
-        gallery if isinstance(gallery, Embedded) else embed_dataset(similarity, gallery, folder / "gallery", options)
-    )
-    own, partners = own_rows(asked, candidates), _partners(asked, candidates, wanted.paired)
+    asked, candidates = _embedded(similarity, queries, gallery, folder, options)
+    own = own_rows(asked, candidates)
+    partners = _partners(asked, candidates, own) if wanted.paired else np.full(len(asked), -1)
     (frozen, adapted), (other_frozen, others) = asked.vectors(SIDE), candidates.vectors(SIDE)
     find = _approximately if wanted.index == "faiss" else None
     neighbours = search_others(adapted, others, k, similarity.device, own, find)
@@ -122,23 +102,37 @@ def search_images(
     return Search(asked, candidates, neighbours, ranks, own, partners)
 
 
-def _partners(asked: Embedded, candidates: Embedded, paired: bool) -> NDArray[np.int64]:
-    """The row of the partner of each query; InputError where partners are wanted and no query has one."""
+def _embedded(
+    similarity: Similarity, queries: Dataset, gallery: Dataset | Embedded, folder: Path, options: Options
+) -> tuple[Embedded, Embedded]:
+    """The queries and the gallery, each in a folder of its own; where they are the same images, in that of the
+    gallery."""
+    if isinstance(gallery, Dataset) and gallery.items == queries.items:
+        both = embed_dataset(similarity, gallery, folder / "gallery", options)
+        return both, both
+    asked = embed_dataset(similarity, queries, folder / "queries", options)
+    if isinstance(gallery, Embedded):
+        return asked, gallery
+    return asked, embed_dataset(similarity, gallery, folder / "gallery", options)
+
+
+def _partners(asked: Embedded, candidates: Embedded, own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The row of the partner of each query, which is another image of its name; InputError where no query has one."""
     partners = np.full(len(asked), -1)
-    if paired:
-        for query, row in match(asked.names(SIDE), candidates.names(SIDE)).pairs:
-            partners[query] = row
-        if not (partners >= 0).any():
-            raise InputError("--partners: no image of the gallery has the name of a query")
+    for query, row in match(asked.names(SIDE), candidates.names(SIDE)).pairs:
+        partners[query] = row if row != own[query] else -1
+    if not (partners >= 0).any():
+        raise InputError("--partners: no other image of the gallery has the name of a query")
     return partners
 
 
 def _approximately(queries: Vectors, gallery: Vectors, k: int) -> Neighbours:
-    from adaptation.similarity.index import search_faiss
+    from adaptation.similarity.index import EXACT, search_faiss
 
     found = search_faiss(queries, gallery, k)
-    measured = f"recall@{k} {found.recall:.4f} against exact search, measured on {found.sample:,} queries"
-    logger.info(f"{found.name}: {measured}")
+    if found.name != EXACT:
+        measured = f"recall@{k} {found.recall:.4f} against exact search, measured on {found.sample:,} queries"
+        logger.info(f"{found.name}: {measured}")
     return found.neighbours
 
 
@@ -176,13 +170,3 @@ def rows(similarity: Similarity, found: Search) -> Iterator[Sequence[object]]:
                 *(percentage(percentiles[kind][query, place]) for kind in ("strangers", "partners")),
                 *(cosine(frozen_cosines[place]), int(found.frozen_ranks[query, place])),
             )
-
-
-def cosine(value: float) -> str:
-    """Return a cosine as it is written to a CSV."""
-    return f"{value:.6f}"
-
-
-def percentage(value: float) -> str:
-    """Return a percentage as it is written to a CSV: empty where nothing was counted."""
-    return "" if np.isnan(value) else f"{value:.2f}"

@@ -11,6 +11,7 @@ from adaptation.pages.pairs import Side, pair_queries, search_queries
 from adaptation.similarity.folders.embedded import Embedded, is_unchanged, read_states
 from adaptation.similarity.folders.scoring import LEARNED, Scored, has_learned_from
 from adaptation.similarity.folders.searching import SIDE, Search
+from adaptation.similarity.search import Neighbours
 from adaptation.similarity.similarity import Similarity
 from featuresExtractor.features.features_file import name_field
 
@@ -50,7 +51,8 @@ def search_page(similarity: Similarity, found: Search) -> Page:
     asked = Side(Images(found.queries)[shown], frozen[shown], adapted[shown])
     among = Side(Images(found.gallery), *found.gallery.vectors(SIDE))
     partners = [None if row < 0 else row for row in found.partners[shown].tolist()]
-    results = search_queries(asked, among, k, similarity.device, partners, own=found.own[shown])
+    nearest = Neighbours(found.neighbours.indices[shown], found.neighbours.scores[shown])
+    results = search_queries(asked, among, k, similarity.device, partners, own=found.own[shown], adapted=nearest)
     count = len(found.queries)
     notes = [*about(similarity), *[f"the first {MOST_QUERIES:,} of {count:,} queries"] * (count > MOST_QUERIES)]
     return Page("Search", results, k, len(found.gallery), notes)

@@ -91,8 +91,8 @@ def _fitting(origin: Origin, own: PCA | None, width: int) -> Origin:
 
 
 def pairs_digest(names: Sequence[tuple[str, str]]) -> str:
-    """Return a SHA-256 of the sorted names of pairs: it recognises the pairs and does not tell their names."""
-    return hashlib.sha256(json.dumps([list(each) for each in names]).encode()).hexdigest()
+    """Return a SHA-256 of the names of pairs, in any order: it recognises the pairs and does not tell their names."""
+    return hashlib.sha256(json.dumps([list(each) for each in sorted(names)]).encode()).hexdigest()
 
 
 def _named(address: str, settings: Settings) -> dict[str, str | None]:

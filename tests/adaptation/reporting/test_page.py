@@ -74,3 +74,16 @@ def test_names_lead_out_of_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / "left" / "a").mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(b"x")
     assert paths_of(tmp_path, (name, name)) == (None, None)
+
+
+def test_runs_without_similarities_have_no_page(
+    tmp_path: Path, features: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(features, folder) == 0
+    (folder / "run1" / "similarity.safetensors").unlink()
+    assert run(features, folder, "--html") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--html: no similarity.safetensors in run1" in error
+    assert "--overwrite trains the runs again" in error
+    assert not (folder / "page.html").exists()

@@ -57,7 +57,7 @@ def test_images_that_were_given_are_not_changed(learned: Path, colours: Image.Im
 
 
 def test_results_name_images_without_a_file_by_their_number(learned: Path, colours: Image.Image) -> None:
-    found = Similarity.load(learned).search(colours, [colours.convert("L"), colours], k=2)
+    found = Similarity.load(learned).search(colours, [colours.convert("L"), colours.copy()], k=2)
     assert {each.name for each in found} == {"image 1", "image 2"}  # type: ignore[union-attr]
     assert found[0].name == "image 2"  # type: ignore[union-attr]
 

@@ -98,7 +98,7 @@ def test_small_gallery_is_searched_exactly(caplog: pytest.LogCaptureFixture) -> 
         found = search_faiss(queries, gallery, 10)
     np.testing.assert_array_equal(found.neighbours.indices, search(queries, gallery, 10, CPU).indices)
     assert (found.recall, found.sample, found.name) == (1.0, 7, "Flat")
-    assert caplog.messages == ["the gallery has 1999 images, fewer than 2000: searched exactly, without an index"]
+    assert caplog.messages == ["the gallery has 1,999 images, fewer than 2,000: searched exactly, with no index"]
 
 
 def test_memory_map_is_searched_and_no_queries_find_nothing(tmp_path: Path) -> None:

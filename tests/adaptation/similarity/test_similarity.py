@@ -160,6 +160,21 @@ def test_cosines_and_search_are_those_of_numpy(tmp_path: Path, learned: Path) ->
         similarity.search(query, right, k=17)
 
 
+def test_an_image_is_not_found_as_its_own_neighbour(tmp_path: Path, learned: Path) -> None:
+    similarity, right = Similarity.load(learned), tmp_path / "pairs" / "right"
+    images = sorted(right.iterdir())
+    (tmp_path / "link.png").symlink_to(images[3])
+    for query in (images[3], tmp_path / "link.png"):
+        found: Any = similarity.search(query, right, k=15)
+        assert sorted(each.name for each in found) == sorted(path.name for path in images if path != images[3])
+        assert [each.rank for each in found] == list(range(1, 16))
+    opened = [Image.open(path).convert("RGB") for path in images]
+    of_opened: Any = similarity.search(opened[3], opened, k=15)
+    assert "image 4" not in [each.name for each in of_opened]
+    with pytest.raises(InputError, match="-k 16: 15 images of the gallery can be found"):
+        similarity.search(images[3], right, k=16)
+
+
 def test_percentages_are_those_of_the_test_pairs_of_all_runs(tmp_path: Path, learned: Path) -> None:
     cosines: dict[str, list[float]] = {"partners": [], "strangers": []}
     for run in (learned / "run1", learned / "run2"):

@@ -93,13 +93,49 @@ def test_only_new_and_changed_images_are_embedded_again(
     (folder / "a9.png").unlink()
     assert run("embed", "-d", folder, "-s", out) == 0
     assert sum(seen) == 3
-    assert "15 of 17 images are embedded already" not in capsys.readouterr().out  # 14: a3 is another image now
+    assert "14 of 17 images are embedded already" in capsys.readouterr().out  # a3 is another image now
     assert run("embed", "-d", folder, "-s", fresh) == 0
     assert rows(out)["name"].tolist() == sorted(path.name for path in folder.iterdir())
     assert np.array_equal(rows(out)["name"], rows(fresh)["name"])
     for name in ("embeddings.npy", "frozen.npy"):
         assert np.allclose(rows(out, name)["features"], rows(fresh, name)["features"], atol=1e-6)
     assert (out / "images.npy").read_bytes() == (fresh / "images.npy").read_bytes()
+
+
+def test_images_are_not_embedded_into_their_own_folder(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = left(tmp_path)
+    gallery = folder.rename(tmp_path / "gallery")
+    before = sorted(os.listdir(gallery))
+    for words in (("embed", "-d", gallery, "-s", gallery), ("search", "-q", gallery, "-g", gallery, "-s", tmp_path)):
+        assert run(*words) == 2
+        assert "gallery: holds the images; embeddings need a folder of their own (-s)" in capsys.readouterr().err
+        assert sorted(os.listdir(gallery)) == before
+
+
+def test_other_versions_and_devices_of_what_exists_are_reported(
+    tmp_path: Path, run: Run, image: Image, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = left(tmp_path), tmp_path / "out"
+    assert run("embed", "-d", folder, "-s", out) == 0
+    record = json.loads((out / "embeddings.json").read_text())
+    record["device"] = "cuda (Some GPU)"
+    record["versions"]["torch"] = "1.0"
+    (out / "embeddings.json").write_text(json.dumps(record))
+    image(folder / "new.png", (50, 40), 99)
+    assert run("embed", "-d", folder, "-s", out) == 0
+    error = capsys.readouterr().err
+    assert "note: the last digits of new images may differ: device: cuda (Some GPU) there, cpu asked; torch" in error
+
+
+def test_larger_images_are_admitted_when_asked(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embedding, "MOST_PIXELS", 100)
+    assert run("embed", "-d", left(tmp_path), "-s", tmp_path / "out") == 2
+    assert "--max-pixels" in capsys.readouterr().err
+    assert run("embed", "-d", left(tmp_path), "-s", tmp_path / "out", "--max-pixels", 10**6) == 0
 
 
 def test_removed_images_ask_for_no_network(tmp_path: Path, run: Run, seen: list[int]) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from adaptation import Similarity
-from adaptation.similarity.folders.scoring import LEARNED, images_of, read_pairs_file
+from adaptation.similarity.folders.images import images_of
+from adaptation.similarity.folders.scoring import LEARNED, read_pairs_file
+from adaptation.similarity.learned.from_run import pairs_digest
 from common.errors import InputError
 
 Run = Callable[..., int]
@@ -160,6 +162,11 @@ def test_a_list_may_grow_by_images_from_elsewhere(tmp_path: Path, run: Run, imag
         "../an other place/b, c.png",
     ]
     assert "b, c.png" in (out / "page.html").read_text(encoding="utf-8")
+
+
+def test_pairs_are_recognised_in_any_order() -> None:
+    names = [("b.png", "b.jpg"), ("a.png", "a.jpg"), ("a-b.png", "a-b.png")]
+    assert pairs_digest(names) == pairs_digest(names[::-1]) != pairs_digest(names[1:])
 
 
 def test_images_on_several_drives_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image as Pillow
 
 from adaptation import Similarity
+from adaptation.similarity import index
 
 Run = Callable[..., int]
 Image = Callable[..., Path]
@@ -113,6 +115,13 @@ def test_an_image_does_not_find_itself_in_what_embed_wrote_either(tmp_path: Path
     assert table(tmp_path / "one" / "results.csv") == table(tmp_path / "two" / "results.csv")
 
 
+def test_a_folder_that_is_searched_in_itself_is_embedded_once(tmp_path: Path, run: Run, seen: list[int]) -> None:
+    left, out = tmp_path / "pairs" / "left", tmp_path / "out"
+    assert run("search", "-q", left, "-g", left, "-k", 3, "-s", out) == 0
+    assert sum(seen) == 16
+    assert not (out / "queries").exists()
+
+
 def test_copies_are_found(tmp_path: Path, run: Run) -> None:
     """Another file with the name, the size, the time and the contents of a query is another image."""
     left, copies = tmp_path / "pairs" / "left", tmp_path / "copies"
@@ -177,16 +186,28 @@ def test_partners_are_counted_and_marked(
     for path in list(renamed.iterdir()):
         path.rename(renamed / f"other-{path.name}")
     assert run("search", "-q", left, "-g", renamed, "-k", 3, "-s", tmp_path / "none", "--partners") == 2
-    assert "--partners: no image of the gallery has the name of a query" in one_line(capsys.readouterr().err)
+    assert "--partners: no other image of the gallery has the name of a query" in one_line(capsys.readouterr().err)
+    assert run("search", "-q", left, "-g", left, "-k", 3, "-s", tmp_path / "none", "--partners") == 2  # but itself
+    assert "--partners: no other image of the gallery has the name of a query" in one_line(capsys.readouterr().err)
 
 
-def test_an_index_of_faiss_says_its_recall(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_index_of_faiss_says_its_recall(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("faiss")
     left, right = tmp_path / "pairs" / "left", tmp_path / "pairs" / "right"
     assert run("search", "-q", left, "-g", right, "-k", 4, "-s", tmp_path / "one", "--index", "faiss") == 0
-    assert "recall@4 1.0000 against exact search, measured on 16 queries" in capsys.readouterr().out
+    assert "the gallery has 16 images, fewer than 10,000: searched exactly, with no index" in capsys.readouterr().out
     assert run("search", "-q", left, "-g", right, "-k", 4, "-s", tmp_path / "two") == 0
     assert table(tmp_path / "one" / "results.csv") == table(tmp_path / "two" / "results.csv")
+    monkeypatch.setattr(index, "LEAST", 16)
+    words = ("-q", left, "-g", right, "-k", 4, "-s", tmp_path / "one", "--index", "faiss", "--html", "--overwrite")
+    assert run("search", *words) == 0
+    share = re.search(r"IVF4,SQ8: recall@4 (.*) against exact search, measured on 16 queries", capsys.readouterr().out)
+    assert share is not None
+    found, exact = (table(tmp_path / name / "results.csv") for name in ("one", "two"))
+    same = {(row["query"], row["name"]) for row in found} & {(row["query"], row["name"]) for row in exact}
+    assert float(share[1]) == round(len(same) / 64, 4)
 
 
 def test_a_missing_faiss_is_named(
@@ -197,7 +218,7 @@ def test_a_missing_faiss_is_named(
     words = ("-q", pairs / "left", "-g", pairs / "right", "-k", 4, "-s", tmp_path / "out", "--index", "faiss")
     assert run("search", *words) == 2
     assert "pip install -r requirements-faiss.txt" in one_line(capsys.readouterr().err)
-    assert not (tmp_path / "out" / "results.csv").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_that_are_there_are_replaced_only_when_asked(
@@ -226,8 +247,8 @@ WRONG: dict[str, tuple[Callable[[Path], list[object]], str]] = {
         lambda p: ["-q", p / "left", "-g", p / "left", "-k", 16],
         "-k 16: 15 images of the gallery can be found; k from 1 to 15 is possible",
     ),
-    "no gallery": (lambda p: ["-q", p / "left", "-g", p / "none"], "none: no such folder"),
-    "no query": (lambda p: ["-q", p / "none.png", "-g", p / "right"], "none.png: no such folder"),
+    "no gallery": (lambda p: ["-q", p / "left", "-g", p / "none"], "none: no such image or folder"),
+    "no query": (lambda p: ["-q", p / "none.png", "-g", p / "right"], "none.png: no such image or folder"),
     "pairs": (lambda p: ["-q", p / "left", "-g", p], "holds pairs; give its left/ or right/"),
     "an unreadable query": (lambda p: ["-q", p.parent / "bad.png", "-g", p / "right"], "cannot be read"),
     "an empty gallery": (lambda p: ["-q", p / "left", "-g", p.parent / "empty"], "empty: no images"),
@@ -248,7 +269,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, run: Run, capsys: pytest.Captur
     assert error.startswith("similarity.py: error: ")
     assert message in error
     if what == "k of all others":  # known when all is embedded, which is kept
-        assert {path.name for path in (tmp_path / "out").iterdir()} == {"gallery", "queries"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"gallery"}
     else:
         assert not (tmp_path / "out").exists()
 
