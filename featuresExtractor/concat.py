@@ -230,7 +230,7 @@ def _order(parts: Sequence[Part], files: Sequence[Rows], number: int) -> NDArray
     places, wanted = _places(other), _places(first)
     lacking = {parts[0].name: wanted.keys() - places.keys(), parts[number].name: places.keys() - wanted.keys()}
     if told := [f"of {name} alone {_listed(rows)}" for name, rows in lacking.items() if rows]:
-        advice = "mend these images or leave them out (--subset), and extract again with --overwrite"
+        advice = "replace these images or skip them (--subset), and extract again with --overwrite"
         raise InputError(f"{parts[0].name} and {parts[number].name} have other rows: {'; '.join(told)}; {advice}")
     return np.array([places[row] for row in wanted])
 

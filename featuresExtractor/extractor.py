@@ -140,9 +140,7 @@ def _check_readable(batch: Batch, skip: bool) -> None:
     """What could not be read ends the extraction."""
     if batch.faults and not skip:
         faults = listed(f"{fault.name} ({fault.reason})" for fault in batch.faults)
-        raise InputError(
-            f"unreadable: {faults}; mend it and give the same command, or leave such pairs out with --on-error skip"
-        )
+        raise InputError(f"unreadable: {faults}; replace these images and resume, or skip them with --on-error skip")
 
 
 def _write(

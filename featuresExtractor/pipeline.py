@@ -77,6 +77,8 @@ def run_job(job: Job) -> int:
 def _run(job: Job) -> int:
     work = plan(job, recover(job))
     files, record = extract(work)
+    if work.forward is not None:
+        _report_written(work.job, work.forward, record)
     finish(work, files, record.get("remarks") or {})
     if skipped := len(record["skipped"]):
         path = printable(str(job.outputs[0].with_suffix(".json")))
@@ -137,12 +139,16 @@ def extract(work: Work) -> tuple[Files, Mapping[str, Any]]:
         with _said_what_is_kept(work):
             units, summary = _extract_all(work, work.forward, writers)
             files, record = _seal(work, units, writers)
-    for path, sizes in zip(work.job.outputs, work.forward.shapes, strict=True):
-        shape = " x ".join(f"{size:,}" for size in sizes)
-        logger.info(f"{_shown(path)}: {record['written']:,} {work.job.dataset.kind}, {shape} dimensions")
     if summary:
         logger.info(summary)
     return files, record
+
+
+def _report_written(job: Job, forward: Forward, record: Mapping[str, Any]) -> None:
+    """Print what the new files of the backbone's outputs hold."""
+    for path, sizes in zip(job.outputs, forward.shapes, strict=True):
+        shape = " x ".join(f"{size:,}" for size in sizes)
+        logger.info(f"{_shown(path)}: {record['written']:,} {job.dataset.kind}, {shape} dimensions")
 
 
 def _writers(work: Work, forward: Forward) -> Iterator[FeaturesWriter]:

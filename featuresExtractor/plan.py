@@ -173,8 +173,8 @@ def _readable(job: Job) -> Dataset:
     if not job.skip:
         for fault in faults:
             logger.warning(printable(f"{fault.name}: {fault.reason}"))
-        message = f"{len(faults):,} of the images cannot be read (named above); mend or remove them"
-        raise InputError(f"{job.dataset.root}: {message}, or --on-error skip leaves such pairs out")
+        message = f"{len(faults):,} of the images cannot be read (listed above); replace or remove them"
+        raise InputError(f"{job.dataset.root}: {message}, or skip them with --on-error skip")
     dataset = without(job.dataset, faults)
     if not dataset.items:
         raise none_readable(job, dataset.skipped)

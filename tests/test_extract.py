@@ -212,7 +212,7 @@ def test_start_line_tells_model_device_precision_pairs_and_views(
     command: Command, pairs: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(pairs(3), "-b", "2", "--workers", "1") == 0
-    first, made, last = capsys.readouterr().out.splitlines()
+    first, last, made = capsys.readouterr().out.splitlines()
     threads = torch.get_num_threads()
     expected = f"tiny on cpu ({threads} threads), precision fp32, 3 pairs, 2 views, 2 images at a time, 1 reading"
     assert first == expected
@@ -1028,8 +1028,8 @@ def test_unreadable_image_is_told_and_nothing_is_left_behind(
     named, error = told_of(capsys)
     assert named == ["left/a2.png: an empty file"]
     assert error == (
-        f"{root}: 1 of the images cannot be read (named above); mend or remove them, or --on-error skip leaves such "
-        "pairs out"
+        f"{root}: 1 of the images cannot be read (listed above); replace or remove them, or skip them with "
+        "--on-error skip"
     )
     assert list(save.iterdir()) == []
 
@@ -1063,7 +1063,7 @@ def test_every_bad_image_is_named_before_the_backbone_is_built(
     ]
     assert "left/a4.png: a link to a place outside of the dataset; --follow-links reads it" in named
     assert "left/a0.png: an empty file" in named
-    assert error.startswith(f"{root}: 5 of the images cannot be read (named above)")
+    assert error.startswith(f"{root}: 5 of the images cannot be read (listed above)")
     assert list(save.iterdir()) == []
 
 

@@ -342,7 +342,7 @@ def test_rows_of_another_order_are_matched_by_name_and_view(tmp_path: Path) -> N
 )
 def test_rows_that_only_one_model_has_are_named(tmp_path: Path, first: list[int], other: list[int], text: str) -> None:
     names = [[(f"a{number}", f"b{number}") for number in numbers] for numbers in (first, other)]
-    with pytest.raises(InputError, match=f"^first and other have other rows: {text}mend these images"):
+    with pytest.raises(InputError, match=f"^first and other have other rows: {text}replace these images"):
         order_of(tmp_path, *names)
 
 
@@ -360,7 +360,7 @@ def test_an_image_that_one_network_alone_takes_is_named(
     monkeypatch.setattr(models, "BACKBONES", (*models.BACKBONES[:-1], second))
     image(Path("pairs/left/a1.png"), (1, 40_000))
     told = refused(command, capsys, "--on-error", "skip")
-    assert told.startswith("tiny and tiny-b have other rows: of tiny-b alone a1.png; mend these images or leave")
+    assert told.startswith("tiny and tiny-b have other rows: of tiny-b alone a1.png; replace these images or skip")
     assert sorted(path.name for path in Path("out").iterdir()) == ["tiny", "tiny-b"]
     Path("chosen.csv").write_text("TLL_obj\na0.png\na2.png\na3.png\n")
     assert command("--subset", "chosen.csv", "--overwrite") == 0

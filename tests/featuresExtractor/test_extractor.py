@@ -239,8 +239,7 @@ def test_broken_image_ends_the_extraction_with_its_name(tiny_model: Backbone, pa
     with pytest.raises(InputError) as caught:
         run(root, forward_of(tiny_model))
     assert str(caught.value) == (
-        f"unreadable: right/a2.png ({NO_FORMAT}); "
-        "mend it and give the same command, or leave such pairs out with --on-error skip"
+        f"unreadable: right/a2.png ({NO_FORMAT}); replace these images and resume, or skip them with --on-error skip"
     )
     assert [path.name for path in root.parent.iterdir()] == ["pairs"]
 

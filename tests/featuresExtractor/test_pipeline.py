@@ -207,7 +207,7 @@ def test_every_image_that_cannot_be_read_is_named_before_the_backbone_is_loaded(
     root = pairs(3)
     (root / "left" / "a2.png").write_bytes(b"")
     (root / "right" / "a0.png").write_bytes(b"no image")
-    told = "2 of the images cannot be read (named above); mend or remove them, or --on-error skip leaves such pairs out"
+    told = "2 of the images cannot be read (listed above); replace or remove them, or skip them with --on-error skip"
     assert refusal(job(root, batch=1)) == f"{root}: {told}"
     named = ["right/a0.png: not an image in a format that is known here", "left/a2.png: an empty file"]
     assert capsys.readouterr().err.splitlines()[-2:] == named
