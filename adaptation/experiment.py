@@ -28,11 +28,13 @@ from adaptation.trainer import Scores
 from common.console import table
 from common.errors import InputError, printable
 from common.machine.device import device_name
-from common.machine.shortage import gpu_memory
+from common.machine.gpu import gpu_memory
 from common.progress import Bar, progress
 from common.record import make_record
 
 logger = logging.getLogger(__name__)
+
+NO_MEMORY = "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
 
 
 def run(work: Work) -> list[list[Scores]]:
@@ -93,7 +95,7 @@ def _train_some(
     """Train and write the runs of these numbers; their heads, which are large, end here."""
     setup, folder, on_epoch = work.setup, work.staging.inside(features.folder), partial(bar.update, len(numbers))
     events = {number: _events(work, features, number) for number in numbers}
-    with gpu_memory("the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"):
+    with gpu_memory(NO_MEMORY, setup.device):
         finished = trainer.train_runs(
             pairs,
             setup.settings,

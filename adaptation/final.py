@@ -16,10 +16,12 @@ from adaptation.similarity.learned.file import NAME, Learned, read_similarity, w
 from adaptation.similarity.learned.from_run import Trained, calibrate, learned_of
 from adaptation.trainer import Run, train_final
 from common.errors import InputError, printable
-from common.machine.shortage import gpu_memory
+from common.machine.gpu import gpu_memory
 from common.progress import Bar, progress
 
 logger = logging.getLogger(__name__)
+
+NO_MEMORY = "the GPU's memory does not hold all pairs; give less --memory, a --batch-size, or --cpu"
 
 UNIT = "final"
 
@@ -82,7 +84,7 @@ def _train(work: Work, features: FeatureSet, record: Mapping[str, Any], bar: Bar
     pairs = features.survey.load()
     pairs = pairs if setup.split_pca else pairs.to(setup.device)
     tiling = layout_of(features, setup, len(pairs)).tiling
-    with gpu_memory("the GPU's memory does not hold all pairs; give less --memory, a --batch-size, or --cpu"):
+    with gpu_memory(NO_MEMORY, setup.device):
         made = train_final(pairs, setup.settings, 0, bar.update, setup.split_pca, tiling)
     metrics = {
         name: {"frozen": each["frozen"]["mean"], "last_epoch": each["last_epoch"]["mean"]}

@@ -12,6 +12,7 @@ import torch
 from adaptation.heads import build_head, embedding_width
 from adaptation.tiled_loss import Tiling
 from common.machine.device import free_memory
+from common.machine.gpu import occupancy
 from common.machine.resources import require_memory
 
 FLOAT = 4  # bytes
@@ -87,6 +88,8 @@ def lay_out(
     bound, factors = bound or SHARE * free_memory(device), torch.bfloat16 if bf16 else None
     kept, again = Tiling(factors=factors), Tiling(keep=False, factors=factors)
     least = size.least(again)
+    if least > bound:
+        advice += occupancy(device)
     require_memory(least, bound, f"training on {size.trained:,} pairs takes some", advice)
     if least + size.matrix > bound:
         return Layout(1, again)

@@ -18,8 +18,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from common.errors import InputError
-from common.machine.device import float64_device, free_memory, tf32
-from common.machine.resources import require_memory
+from common.machine.device import float64_device, require_free, tf32
 from common.progress import Bar, progress
 from common.storage.archives import canonical, check_archive
 from common.storage.files import written_whole
@@ -95,7 +94,7 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 def check_memory(width: int, device: torch.device, advice: str = ADVICE) -> None:
     """OutOfMemory, with the advice, where a PCA of vectors of `width` numbers cannot be fitted on this device."""
     matrices = MATRICES * torch.float64.itemsize * width**2
-    require_memory(matrices, free_memory(float64_device(device)), f"a PCA of {width:,} dimensions takes", advice)
+    require_free(matrices, float64_device(device), f"a PCA of {width:,} dimensions takes", advice)
 
 
 @torch.inference_mode()

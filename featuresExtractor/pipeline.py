@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError, OutOfMemory, listed, printable
 from common.machine.device import device_name, empty_cache
-from common.machine.shortage import explained, gpu_memory
+from common.machine.gpu import gpu_memory
+from common.machine.shortage import explained
 from common.storage.files import write_json
 from common.storage.lock import held
 from common.storage.staging import Staging, complete_all
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
 logger = logging.getLogger(__name__)
+
+NO_MEMORY = "the GPU's memory does not hold the PCA; the features are kept, continue with --cpu"
 
 SEALED = "sealed"  # the key under which the names of whole files are recorded
 Files = dict[str, Path]  # the names of files in the folder of a job, and where they are yet
@@ -235,7 +238,7 @@ def reduce(work: Work, part: PcaPlan, files: Files) -> Files:
     new = {name: staging.path / name for name in (f"{part.pca}.skops", f"{part.target}.json", target.name)}
     pca_file, record, reduced = new.values()
     with FeaturesWriter(reduced, row_type(rows.sides, components, rows.name_length), rows.count) as writer:
-        with _named(part, source):
+        with _named(part, job):
             pca, variance = _fit_or_take(job, part, rows, writer, pca_file)
         _, digest = writer.seal()
     features = source_record(files.get(source.with_suffix(".json").name, source.with_suffix(".json")))
@@ -259,16 +262,16 @@ def _fit_or_take(
 
 
 @contextmanager
-def _named(part: PcaPlan, source: Path) -> Iterator[None]:
+def _named(part: PcaPlan, job: Job) -> Iterator[None]:
     """Name the file and the layer that a PCA could not be fitted on."""
     try:
-        with gpu_memory("the GPU's memory does not hold the PCA; the features are kept, go on with --cpu"):
+        with gpu_memory(NO_MEMORY, job.device):
             yield
     except OutOfMemory:
         raise
     except InputError as error:
         layer = f", layer {part.layer}" if part.layer else ""
-        raise InputError(f"{_shown(source)}{layer}: {error}") from error
+        raise InputError(f"{_shown(job.file(part.source))}{layer}: {error}") from error
 
 
 def publish(work: Work, files: Files) -> None:

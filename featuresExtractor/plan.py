@@ -9,6 +9,7 @@ from typing import Any
 
 from common.errors import InputError, printable
 from common.machine.device import arithmetic_of
+from common.machine.gpu import is_of_gpu
 from common.machine.resources import require_disk
 from common.machine.system import bytes_on_disk
 from common.storage.staging import Staging
@@ -210,7 +211,7 @@ def _forward(job: Job, backbone: Any) -> Forward:
     try:
         return Forward(reader, images, job.views, job.device, job.batch, recipe.joined, job.precision, job.compiled)
     except (AssertionError, RuntimeError) as error:
-        if job.model.preprocess == "own" or job.device.type in str(error).lower():  # a fault of the GPU
+        if job.model.preprocess == "own" or is_of_gpu(error):
             raise
         size, reason = images.crop, " ".join(str(error).split())
         message = f"{job.model.name}: takes no images of {size} pixels, which --preprocess paper gives"

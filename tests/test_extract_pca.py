@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
+import torch
 from sklearn.decomposition import PCA
 
 import extract
@@ -328,3 +329,27 @@ def test_wrong_words_are_told(
     monkeypatch.setattr(models, "BACKBONES", (*models.BACKBONES, replace(models.BACKBONES[-1], name="tiny-b")))
     assert refused(given, capsys, *words) == text
     assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+    ],
+    ids=repr,
+)
+def test_a_gpu_that_does_not_hold_the_pca_is_told_and_the_features_are_kept(
+    error: Exception, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("featuresExtractor.pca.leading_eigenpairs", full)
+        assert command("-d", "pairs", "-s", "full") == 2
+    told = "the GPU's memory does not hold the PCA; the features are kept, continue with --cpu"
+    assert capsys.readouterr().err.splitlines()[-1] == f"extract.py: error: {told}"
+    assert (Path("full") / "tiny" / "features.npy").exists()
+    assert command("-d", "pairs", "-s", "full") == 0

@@ -453,7 +453,7 @@ def test_a_gpu_that_is_not_there_is_told_and_done_without(
 ) -> None:
     call = ["-d", str(features), "-s", str(tmp_path / "runs"), "-e", "2", "--gpu"]
     assert train.main(call) == 0
-    assert "no GPU that torch can use was found: going on with the CPU\n" in capsys.readouterr().err
+    assert re.search(r"^no GPU that torch can use was found.*: using the CPU$", capsys.readouterr().err, re.MULTILINE)
     assert summary_of(tmp_path / "runs")["device"].startswith("cpu")
 
 
@@ -485,11 +485,24 @@ def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "lay_out", lambda *given: replace(memory.lay_out(*given), runs=3))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=repr,
+)
 def test_a_gpu_that_does_not_hold_the_runs_is_told_in_one_line(
-    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(trainer, "train_epoch", full)
     assert train.main([*arguments(features, tmp_path), "-e", "1"]) == 2

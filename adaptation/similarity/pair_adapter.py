@@ -26,6 +26,7 @@ from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Settings, evaluate, train_final
 from common.errors import InputError, OutOfMemory
 from common.machine.device import tf32, training_device
+from common.machine.gpu import fills_gpu
 from common.vectors import to_unit
 from featuresExtractor.features.alike import fault_of
 from featuresExtractor.features.features_file import CHUNK_BYTES
@@ -232,10 +233,15 @@ def _seed(random_state: Any) -> int:
 
 @contextmanager
 def _errors_of_scikit_learn() -> Iterator[None]:
-    """Raise an InputError as the ValueError that users of scikit-learn expect, and OutOfMemory as a MemoryError."""
+    """Raise an InputError as the ValueError that users of scikit-learn expect; OutOfMemory and a full GPU as a
+    MemoryError."""
     try:
         yield
     except OutOfMemory as error:
         raise MemoryError(str(error)) from error
     except InputError as error:
         raise ValueError(str(error)) from error
+    except RuntimeError as error:
+        if fills_gpu(error):
+            raise MemoryError(str(error)) from error
+        raise

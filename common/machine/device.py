@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from common.errors import InputError
-from common.machine.resources import available_memory
+from common.machine.gpu import architecture, choice, occupancy, unusable, why_none
+from common.machine.resources import available_memory, require_memory
 
 logger = logging.getLogger(__name__)
 
@@ -19,34 +20,35 @@ TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "
 """What numbers are held in under each precision; with tf32 it is the factors of products that are rounded."""
 TAKEN = {"cpu": ("fp32", "bf16"), "mps": ("fp32",)}
 """The precisions of devices that do not take all."""
+AMPERE = (8, 0)  # NVIDIA's architecture from which on GPUs compute in TF32 and bfloat16
 KINDS = {"cpu": "a CPU", "mps": "an Apple GPU"}
 
 
 def choose_device(gpu: bool | None) -> torch.device:
     """The GPU when asked for (`True`) or when nothing was said (`None`) and there is one; else the CPU.
 
-    An Apple GPU (MPS) is used only when it is asked for. Asking for a GPU on a machine without one is said on stderr
-    and answered with the CPU.
+    An Apple GPU (MPS) is used only when it is asked for. A GPU that torch cannot compute on, and asking for a GPU on a
+    machine without one, is reported on stderr and answered with the CPU. OutOfMemory for a GPU that is full.
     """
     if gpu is False:
         return torch.device("cpu")
-    if torch.cuda.is_available() and _works(torch.device("cuda")):
-        return torch.device("cuda")
+    if torch.cuda.is_available():
+        return _first_gpu()
     if gpu and torch.backends.mps.is_available():
         return torch.device("mps")
     if gpu:
-        logger.warning("no GPU that torch can use was found: going on with the CPU")
+        logger.warning(f"no GPU that torch can use was found{why_none()}: using the CPU")
     return torch.device("cpu")
 
 
-def _works(device: torch.device) -> bool:
-    """Whether one small operation can be done on a GPU: the installed torch may have no code for it."""
-    try:
-        return float((torch.ones(1, device=device) + 1).item()) == 2
-    except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        logger.warning(f"warning: torch cannot compute on the GPU here ({reason}): using the CPU")
-        return False
+def _first_gpu() -> torch.device:
+    """The GPU that torch uses, where it can; else the CPU."""
+    if reason := unusable():
+        logger.warning(f"{reason}: using the CPU")
+        return torch.device("cpu")
+    if note := choice():
+        logger.info(note)
+    return torch.device("cuda")
 
 
 def training_device(gpu: bool | None) -> torch.device:
@@ -93,39 +95,83 @@ def empty_cache() -> None:
         torch.mps.empty_cache()
 
 
+def require_free(needed: float, device: torch.device, what: str, advice: str) -> None:
+    """OutOfMemory where `what` takes more bytes than are free on a device. `advice` says what to do; of a GPU it is
+    followed by who holds its memory."""
+    free = free_memory(device)
+    require_memory(needed, free, what, advice + occupancy(device) if needed > free else advice)
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Return the precisions that a device takes."""
+    taken = TAKEN.get(device.type, tuple(TYPES))
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
+        return tuple(precision for precision in taken if precision not in ("tf32", "bf16"))
+    return taken
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """InputError for a precision that a device does not take."""
-    taken = TAKEN.get(device.type, tuple(TYPES))
-    if precision not in taken:
-        gpu = "is for a GPU; " if device.type == "cpu" else ""
-        raise InputError(f"--precision {precision}: {gpu}{KINDS[device.type]} takes {' or '.join(taken)}")
+    if precision in (taken := precisions(device)):
+        return
+    if device.type == "cuda":
+        card = f"{torch.cuda.get_device_name(device)} ({architecture(device)})"
+        message = f"{card} has no arithmetic for it, which came with sm_80; use fp32, or fp16 where it is offered"
+        raise InputError(f"--precision {precision}: {message}")
+    gpu = "is for a GPU; " if device.type == "cpu" else ""
+    raise InputError(f"--precision {precision}: {gpu}{KINDS[device.type]} takes {' or '.join(taken)}")
 
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Lets a GPU round the factors of fp32 products to TF32 (10 bits of mantissa), or makes fp32 mean fp32, which
-    cuDNN's convolutions otherwise do not, without a word."""
-    places, name, values = _tf32_settings()
-    before = [getattr(place, name) for place in places]
+    """Let a GPU round the factors of fp32 products to TF32 (10 bits of mantissa), or make fp32 mean fp32 on every
+    device, which it otherwise does not in cuDNN's convolutions. Afterwards all is as it was.
+
+    torch has two interfaces for this, and reading the older one is an error where somebody used the newer one. So both
+    are set, to the same. On a CPU nothing is rounded in here, whatever `torch.set_float32_matmul_precision` allows.
+    """
+    gpu: Any = torch.backends.cudnn
+    cpu: Any = torch.backends.mkldnn
+    on_gpu, on_cpu = [torch.backends.cuda.matmul, gpu.conv, gpu.rnn], [cpu.matmul, cpu.conv]
+    older = _older_settings()
+    newer = [_own_precision(part, gpu) for part in on_gpu] + [_own_precision(part, cpu) for part in on_cpu]
     try:
-        for place in places:
-            setattr(place, name, values[allowed])
+        _set_older("high" if allowed else "highest", allowed)
+        _set_newer(on_gpu + on_cpu, ["tf32" if allowed else "ieee"] * len(on_gpu) + ["ieee"] * len(on_cpu))
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, name, value)
+        _set_older(*older)
+        _set_newer(on_gpu + on_cpu, newer)
 
 
-def _tf32_settings() -> tuple[list[Any], str, tuple[Any, Any]]:
-    """Where torch keeps it, under which name, and the values for "not allowed" and "allowed". torch has two interfaces,
-    and once a program has set the newer one (`fp32_precision`), the older one raises."""
-    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+def _own_precision(part: Any, above: Any) -> str:
+    """The precision that was set for a part; `none` where it is inherited, so that it follows what it inherits from."""
+    precision: str = part.fp32_precision
+    return "none" if precision == above.fp32_precision else precision
+
+
+def _older_settings() -> tuple[str, bool]:
+    """The older interface's precision of products, and whether convolutions may use TF32; the defaults of torch where
+    only the newer one was used, since they cannot be read then."""
     try:
-        _ = cudnn.allow_tf32, cublas.allow_tf32
+        products = torch.get_float32_matmul_precision()
     except RuntimeError:
-        newer: Any = cudnn
-        return [cublas, newer.conv, newer.rnn], "fp32_precision", ("ieee", "tf32")
-    return [cudnn, cublas], "allow_tf32", (False, True)
+        products = "highest"
+    try:
+        convolutions = torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        convolutions = True
+    return products, convolutions
+
+
+def _set_older(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _set_newer(parts: Sequence[Any], precisions: Sequence[str]) -> None:
+    for part, precision in zip(parts, precisions, strict=True):
+        part.fp32_precision = precision
 
 
 class Marks:

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from common.errors import InputError, OutOfMemory
@@ -22,12 +22,11 @@ from common.machine.resources import address_space_left, available_memory, left_
 FULL = "the memory is full; free some, or give it less at a time, such as a smaller --batch-size (see -h)"
 THREAD = "can't start new thread"
 TEXTS = re.compile(
-    r"out of memory|not enough memory|insufficient memory|paging file|bad_alloc|alloc_failed"
+    r"out[ _]of[ _]memory|not enough memory|insufficient memory|paging file|bad_alloc|alloc(ation)?_failed"
     rf"|(can't|cannot|could not|unable to|failed to) (allocate|map|mmap)\b|{THREAD}",
     re.IGNORECASE,
 )
 """What errors of torch, numpy, CUDA, oneDNN, the loader of libraries, threads and Windows say of it."""
-GPU = re.compile(r"cuda|cublas|cudnn|cusolver|hip\b|mps\b", re.IGNORECASE)  # what an error of a GPU's libraries names
 AMPLE = 2**31  # bytes; with as many left it is the fault of a file that asks for too much, and not a lack of memory
 TIGHT = 2**27  # bytes; with no more left any error is one of memory, since few libraries check every allocation
 LOADED = 2**29  # bytes that a process takes in which all libraries are loaded, as measured: .45 to .55 GB
@@ -71,18 +70,6 @@ def names_memory(error: BaseException) -> bool:
         return False
     out = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     return out or TEXTS.search(str(error)) is not None
-
-
-@contextmanager
-def gpu_memory(advice: str) -> Iterator[None]:
-    """Turn a full memory of a GPU, in whichever way torch, CUDA and its libraries report it, into an OutOfMemory that
-    says `advice`. A full main memory is left to `explained`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError" and not (names_memory(error) and GPU.search(str(error))):
-            raise  # (the name is torch's, which is slow to import)
-        raise OutOfMemory(advice) from error
 
 
 def _is_tight() -> bool:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError, OutOfMemory
-from common.machine.device import TYPES, empty_cache, float64_device, free_memory, tf32
-from common.machine.resources import require_memory
-from common.machine.shortage import gpu_memory, names_memory
+from common.machine.device import TYPES, empty_cache, float64_device, free_memory, require_free, tf32
+from common.machine.gpu import gpu_memory, is_of_gpu, occupancy
+from common.machine.shortage import names_memory
 from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, read_layers
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
 
@@ -70,7 +70,7 @@ class Forward:
         self.precision, self.type, self.compiled = precision, torch.float32, compiled
         self.drift: Drift | None = None
         self.ready, self.compared = False, device.type in UNTRIED
-        with gpu_memory(NO_MEMORY), tf32(False):
+        with gpu_memory(NO_MEMORY, device), tf32(False):
             self._prepare(backbone, batch)
 
     def _prepare(self, backbone: LayerReader, batch: int) -> None:
@@ -83,7 +83,7 @@ class Forward:
         probe = self._images(_noise(self.preprocessing.crop))
         self.shapes = [tuple(output.shape[1:]) for output in read_layers(self.backbone, probe, self.joined)]
         needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
-        require_memory(needed, free_memory(self.device), "one image in the network takes", ADVICE)
+        require_free(needed, self.device, "one image in the network takes", ADVICE)
         self.batch = max(1, min(batch, self._budget() // needed))
 
     def _budget(self) -> int:
@@ -108,7 +108,7 @@ class Forward:
         try:
             outputs = self._all(pixels)
         except RuntimeError as error:
-            if self.precision == "fp32" and not self.compiled:
+            if is_of_gpu(error) or (self.precision == "fp32" and not self.compiled):
                 raise
             raise InputError(f"this network cannot be computed {self._asked()} here: {_first_line(error)}") from error
         if exact:
@@ -188,7 +188,7 @@ class Forward:
 
     def _halve(self) -> None:
         if self.batch == 1:
-            raise OutOfMemory(NO_MEMORY)
+            raise OutOfMemory(NO_MEMORY + occupancy(self.device))
         self.batch //= 2
         empty_cache()
         logger.warning(f"the memory is full: going on with {self.batch} images at a time")

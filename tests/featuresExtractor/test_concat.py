@@ -390,7 +390,7 @@ def test_memory_and_disk_are_looked_at_before_the_first_image(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("featuresExtractor.pca.free_memory", lambda _: 2 * 8 * 368**2 - 1)
+        patch.setattr("common.machine.device.free_memory", lambda _: 2 * 8 * 368**2 - 1)
         told = refused(command, capsys, "-p", "adapt-pca", "3")
         assert told.startswith("a PCA of 368 dimensions takes ")
         assert told.endswith("; take fewer backbones, or -p adapt")

@@ -124,9 +124,9 @@ def test_apple_gpus_leave_the_pca_to_the_cpu_in_float64() -> None:
 
 def test_a_pca_that_the_memory_does_not_hold_is_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, needed = rows_of(50, 40), 2 * 8 * 40 * 40  # the covariance and a copy of it, in float64
-    monkeypatch.setattr(pca_module, "free_memory", lambda _: needed)
+    monkeypatch.setattr("common.machine.device.free_memory", lambda _: needed)
     fit(rows, 3)
-    monkeypatch.setattr(pca_module, "free_memory", lambda _: needed - 1)
+    monkeypatch.setattr("common.machine.device.free_memory", lambda _: needed - 1)
     with pytest.raises(OutOfMemory, match=r"^a PCA of 40 dimensions takes \S+ GiB of memory, "):
         fit(rows, 3)
 

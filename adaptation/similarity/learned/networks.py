@@ -13,7 +13,7 @@ import torch
 
 from adaptation.similarity.learned.origin import LOCAL, ORIGIN
 from common.errors import InputError, listed, printable
-from common.machine.device import TAKEN, TYPES
+from common.machine.device import precisions
 from common.record import differences
 from common.storage.files import sha256
 from featuresExtractor.backbones.activations import LayerReader, pooling_of
@@ -151,7 +151,7 @@ def _fetched(model: Backbone, revision: str) -> Weights:
 
 def _precision(name: str, precision: str, device: torch.device) -> str:
     """The precision that is recorded, or fp32 where the device does not take it."""
-    if precision in TAKEN.get(device.type, tuple(TYPES)):
+    if precision in precisions(device):
         return precision
     logger.warning(
         f"note: {name}: its features were made in {precision}, which this device does not take; fp32 is used"

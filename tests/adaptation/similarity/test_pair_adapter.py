@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import train
-from adaptation import memory
+from adaptation import memory, trainer
 from adaptation.similarity import pair_adapter
 from adaptation.similarity.pair_adapter import PairAdapter
 from featuresExtractor.features.writing import write_pairs
@@ -408,6 +408,25 @@ def test_too_little_memory_is_a_memory_error_before_training(monkeypatch: pytest
         MemoryError, match=r"training on 40 pairs takes some .*; batch_size takes fewer pairs at a time"
     ):
         adapter().fit(LEFT, RIGHT)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=repr,
+)
+def test_a_gpu_that_is_full_while_training_is_a_memory_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer, "train_epoch", full)
+    with pytest.raises(MemoryError) as caught:
+        adapter().fit(LEFT, RIGHT)
+    assert str(caught.value) == str(error)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

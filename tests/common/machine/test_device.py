@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,7 +25,8 @@ def test_device_is_the_gpu_where_there_is_one_unless_the_cpu_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    monkeypatch.setattr(device, "_works", lambda _: True)
+    monkeypatch.setattr(device, "unusable", lambda: None)
+    monkeypatch.setattr(device, "choice", lambda: None)
     assert device.choose_device(gpu).type == chosen
     assert capsys.readouterr() == ("", "")
 
@@ -70,8 +69,9 @@ def test_missing_gpu_is_said_and_answered_with_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "why_none", lambda: "")
     assert device.choose_device(True).type == "cpu"
-    assert capsys.readouterr().err == "no GPU that torch can use was found: going on with the CPU\n"
+    assert capsys.readouterr().err == "no GPU that torch can use was found: using the CPU\n"
 
 
 def test_name_tells_what_a_time_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,8 @@ def test_tf32_is_what_it_was_after_an_error(before: list[bool], wanted: bool, er
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
-def test_a_precision_that_only_gpus_have_is_refused_on_a_cpu(precision: str) -> None:
+def test_a_precision_that_only_gpus_have_is_refused_on_a_cpu(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     device.check_precision(precision, torch.device("cuda"))
     with pytest.raises(InputError) as told:
         device.check_precision(precision, torch.device("cpu"))
@@ -130,24 +131,9 @@ def test_a_precision_that_only_gpus_have_is_refused_on_a_cpu(precision: str) -> 
 
 @pytest.mark.parametrize("where", ["cpu", "cuda"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_precision_that_both_have_is_taken(precision: str, where: str) -> None:
+def test_a_precision_that_both_have_is_taken(precision: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     device.check_precision(precision, torch.device(where))
-
-
-def test_gpu_that_torch_has_no_code_for_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-
-    def fail(*_: object, **__: object) -> None:
-        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device\nmore")
-
-    monkeypatch.setattr(torch, "ones", fail)
-    for gpu in (None, True):
-        assert device.choose_device(gpu).type == "cpu"
-        told = capsys.readouterr().err.splitlines()
-        assert told[0].startswith("warning: torch cannot compute on the GPU here (CUDA error: no kernel image")
-        assert told[0].endswith("): using the CPU")
 
 
 def test_results_on_a_gpu_depend_on_which_one_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,32 +142,76 @@ def test_results_on_a_gpu_depend_on_which_one_it_is(monkeypatch: pytest.MonkeyPa
     assert device.arithmetic_of(torch.device("cuda")) == "cuda (Some GPU)"
 
 
-NEWER = """
-import torch
-from common.machine.device import tf32
-{set}
-cudnn = torch.backends.cudnn
-places = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
-before = [place.fp32_precision for place in places]
-for allowed, value in ((False, "ieee"), (True, "tf32")):
-    with tf32(allowed):
-        assert [place.fp32_precision for place in places] == [value] * 3
-        with tf32(not allowed):
-            assert value not in [place.fp32_precision for place in places]
-        assert [place.fp32_precision for place in places] == [value] * 3
-    assert [place.fp32_precision for place in places] == before
-"""
+BACKENDS: Any = torch.backends
+PARTS: dict[str, Any] = {
+    "products": BACKENDS.cuda.matmul,
+    "convolutions": BACKENDS.cudnn.conv,
+    "recurrent": BACKENDS.cudnn.rnn,
+    "products on a CPU": BACKENDS.mkldnn.matmul,
+    "convolutions on a CPU": BACKENDS.mkldnn.conv,
+}
+READ: dict[str, Callable[[], Any]] = {
+    **{name: partial(getattr, part, "fp32_precision") for name, part in PARTS.items()},
+    "all": lambda: BACKENDS.fp32_precision,
+    "older, products": lambda: BACKENDS.cuda.matmul.allow_tf32,
+    "older, products by name": torch.get_float32_matmul_precision,
+    "older, convolutions": lambda: BACKENDS.cudnn.allow_tf32,
+}
+NOTEBOOKS = {
+    "nothing": "",
+    "high": "torch.set_float32_matmul_precision('high')",
+    "medium": "torch.set_float32_matmul_precision('medium')",
+    "all": "torch.backends.fp32_precision = 'tf32'",
+    "products": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "convolutions": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "cudnn": "torch.backends.cudnn.fp32_precision = 'ieee'",
+    "a CPU's": "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+    "both": "torch.set_float32_matmul_precision('high'); torch.backends.cuda.matmul.fp32_precision = 'ieee'",
+}
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "torch.backends.fp32_precision = 'tf32'",
-        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
-        "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
-    ],
-)
-def test_programs_that_use_torchs_newer_interface_keep_their_settings(setting: str) -> None:
-    """In a process of their own, since torch has no way back from one interface to the other."""
-    code = NEWER.format(set=setting)
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[3], check=True)
+def precisions() -> dict[str, Any]:
+    """What each interface says; `mixed` where torch refuses to say it."""
+    said: dict[str, Any] = {}
+    for name, read in READ.items():
+        try:
+            said[name] = read()
+        except RuntimeError:
+            said[name] = "mixed"
+    return said
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Afterwards torch's settings are those of a new process."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    for part in (BACKENDS, BACKENDS.cudnn, BACKENDS.mkldnn, *PARTS.values()):
+        part.fp32_precision = "none"
+    for name in ("convolutions", "recurrent"):
+        PARTS[name].fp32_precision = "tf32"
+
+
+@pytest.mark.parametrize("lines", NOTEBOOKS.values(), ids=NOTEBOOKS)
+def test_what_a_notebook_set_holds_afterwards_and_not_within(lines: str, fresh: None) -> None:
+    exec(lines)
+    before = precisions()
+    for allowed in (False, True):
+        with device.tf32(allowed):
+            within = precisions()
+            assert "mixed" not in within.values()
+            gpu = "tf32" if allowed else "ieee"
+            assert [within[name] for name in PARTS] == [gpu, gpu, gpu, "ieee", "ieee"]
+            with device.tf32(not allowed):
+                assert torch.backends.cuda.matmul.allow_tf32 is not allowed
+            assert precisions() == within
+        assert precisions() == before
+
+
+def test_what_was_inherited_still_is(fresh: None) -> None:
+    BACKENDS.fp32_precision = "tf32"
+    with device.tf32(False):
+        pass
+    BACKENDS.fp32_precision = "ieee"
+    assert {part.fp32_precision for part in PARTS.values()} == {"ieee"}

@@ -156,37 +156,3 @@ def test_a_control_group_that_holds_no_libraries_is_told(monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "torch")
     with pytest.raises(OutOfMemory, match=r"^300 MiB of memory are left to this process by its container or job"):
         check_libraries([])
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        torch.OutOfMemoryError(),
-        torch.AcceleratorError("CUDA error: out of memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
-    ],
-    ids=lambda error: str(error)[:30],
-)
-def test_a_full_gpu_is_told_in_whichever_way_it_is_reported(error: RuntimeError) -> None:
-    with pytest.raises(OutOfMemory, match=r"^give less$") as caught, shortage.gpu_memory("give less"):
-        raise error
-    assert caught.value.__cause__ is error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("CUDA error: an illegal memory access was encountered"),
-        RuntimeError("shape mismatch"),
-        ValueError("cuda out of memory"),
-    ],
-    ids=lambda error: str(error)[:30],
-)
-def test_other_errors_pass_as_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, shortage.gpu_memory("give less"):
-        raise error
-    assert caught.value is error

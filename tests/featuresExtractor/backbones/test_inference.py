@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,18 +32,26 @@ CPU = torch.device("cpu")
 WIDTH = 32 + 192 + 96
 
 
-class Cramped(nn.Module):
-    """A network on a GPU whose memory holds `most` images."""
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+]
 
-    def __init__(self, backbone: nn.Module, most: int) -> None:
+
+class Cramped(nn.Module):
+    """A network on a GPU whose memory holds `most` images; with more it raises the `error`."""
+
+    def __init__(self, backbone: nn.Module, most: int, error: Exception = FULL[0]) -> None:
         super().__init__()
-        self.backbone, self.most = backbone, most
+        self.backbone, self.most, self.error = backbone, most, error
         self.seen: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(len(images))
         if len(images) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         output: Tensor = self.backbone(images)
         return output
 
@@ -113,6 +122,37 @@ def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
 
 
 NO_MEMORY = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_memory_that_runs_out_anywhere_is_an_error_of_memory(error: Exception, tiny_model: Backbone) -> None:
+    """At the first look, when BatchNorms are folded, and in a batch."""
+    pixels = pixels_of(tiny_model, 5)
+    backbone = load_backbone(tiny_model, find_weights(tiny_model, "random", 1))
+    layers = tuple(f"backbone.{layer}" for layer in tiny_model.layers)
+
+    def forward_with(network: nn.Module) -> Forward:
+        return Forward(LayerReader(network, layers), tiny_model.preprocessing, 2, CPU, 8)
+
+    forward = forward_with(Cramped(backbone, 2, error))
+    (expected,) = forward_of(tiny_model)(pixels)
+    assert np.allclose(forward(pixels)[0], expected, atol=1e-6)
+    assert forward.batch == 2
+    for calls in (0, 1):
+        with pytest.raises(OutOfMemory) as caught:
+            forward_with(Filling(copy.deepcopy(backbone), calls, error))
+        assert str(caught.value) == NO_MEMORY
+
+
+class Filling(Cramped):
+    """A network whose GPU is full after `most` calls."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(len(images))
+        if len(self.seen) > self.most:
+            raise self.error
+        output: Tensor = self.backbone(images)
+        return output
 
 
 def test_memory_too_small_for_one_image_is_told(tiny_model: Backbone) -> None:
@@ -458,6 +498,25 @@ def test_room_is_bytes_of_the_shape_asked_for(tiny_model: Backbone) -> None:
     room = forward_of(tiny_model).buffer((2, 1, 4, 4, 3))
     assert (room.shape, room.dtype.name, room.flags.c_contiguous) == ((2, 1, 4, 4, 3), "uint8", True)
     room[:] = 3  # it can be written to
+
+
+@pytest.mark.parametrize("error", [FULL[1], RuntimeError("CUDA error: operation not supported")], ids=str)
+def test_memory_that_cannot_be_pinned_is_taken_unpinned(
+    error: Exception, tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, asked, empty = forward_of(tiny_model), [], torch.empty
+
+    def no_pages(*shape: Any, pin_memory: bool = False, **words: Any) -> Tensor:
+        asked.append(pin_memory)
+        if pin_memory:
+            raise error
+        return empty(*shape, **words)
+
+    monkeypatch.setattr(torch, "empty", no_pages)
+    forward.device = torch.device("cuda")
+    room = forward.buffer((2, 1, 4, 4, 3))
+    assert (room.shape, room.dtype.name, room.flags.c_contiguous) == ((2, 1, 4, 4, 3), "uint8", True)
+    assert asked[0]
 
 
 # --- devices that nobody has tried ---
