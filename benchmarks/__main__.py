@@ -12,7 +12,6 @@ Times of one machine say little of another; the ratios of one run do.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from benchmarks import extraction, pca, search, startup, table, training
 from common import console
 from common.machine.device import check_precision, choose_device, device_name, tf32
 from common.machine.system import keep_freed_memory
+from common.storage.files import write_json
 
 STAGES = ("startup", "training", "extraction", "pca", "search")
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     sizes = {"extraction": asdict(extracted), "pca": asdict(reduced), "training": asdict(learned)}
     sizes["search"] = asdict(searched)
     if args.save:
-        args.save.write_text(json.dumps(table.record(rows, device, sizes), indent=2) + "\n", encoding="utf-8")
+        write_json(args.save, table.record(rows, device, sizes))
     return 0
 
 

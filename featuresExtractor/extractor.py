@@ -16,7 +16,7 @@ import torch
 from common.console import duration
 from common.errors import InputError, listed, printable
 from common.progress import progress
-from featuresExtractor.backbones.inference import Drift, Forward
+from featuresExtractor.backbones.inference import Drift, Forward, not_finite
 from featuresExtractor.features.features_file import FeaturesWriter, make_rows
 from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped
 from featuresExtractor.images.loader import Batch, read_batches
@@ -183,8 +183,4 @@ def _check_finite(features: NDArray[np.float32], names: Sequence[str], precision
     """InputError that names the first image whose features (views, images, ...) are no numbers."""
     good = np.isfinite(features).all(axis=(0, *range(2, features.ndim)))
     if not good.all():
-        name = printable(names[int(good.argmin())])
-        fault = "the network gives values that are not finite numbers"
-        if precision == "fp16":
-            raise InputError(f"{name}: {fault} in fp16, whose range is small; give --precision bf16 or fp32")
-        raise InputError(f"{name}: {fault}; are these its weights?")
+        raise InputError(f"{printable(names[int(good.argmin())])}: {not_finite(precision)}")

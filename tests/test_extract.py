@@ -27,10 +27,12 @@ from torchvision import transforms as tv
 
 import extract
 import train
+from common.machine import device
 from common.storage.files import sha256
 from common.storage.lock import held
 from featuresExtractor import models
 from featuresExtractor.backbones.backbone import Backbone
+from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone, random_network
 from featuresExtractor.job import Job
 from featuresExtractor.pca import load_pca
@@ -693,6 +695,21 @@ def test_network_that_cannot_take_the_papers_images_is_told(
     expected = "timm/test_vit_relpos: takes no images of 224 pixels, which --preprocess paper gives: Input height "
     assert refused(command, capsys, pairs(1), *words).startswith(expected)
     assert not list(save.rglob("*.*"))
+
+
+@pytest.mark.parametrize("preprocess", ["own", "paper"])
+def test_an_error_of_a_gpu_is_not_blamed_on_the_papers_images(
+    preprocess: str, command: Command, pairs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Forward, "_prepare", failing)
+    with pytest.raises(torch.AcceleratorError) as caught:
+        command(pairs(1), "--model", "timm/test_vit", "--preprocess", preprocess)
+    assert caught.value is error
 
 
 # --- networks by address, layers and tokens ---
@@ -1549,6 +1566,34 @@ def test_features_that_are_no_numbers_are_refused_and_not_written(
         told = "a0.png: the network gives values that are not finite numbers; are these its weights?\n"
         assert capsys.readouterr().err.endswith(told)
     assert not (save / "tiny").exists()
+
+
+@pytest.mark.parametrize("batch", ["64", "2"])
+@pytest.mark.parametrize("words", [["-p", "adapt"], ["-p", "save"]])
+def test_numbers_that_fp16_does_not_hold_are_told_with_the_precision_and_not_written(
+    words: list[str],
+    batch: str,
+    command: Command,
+    pairs: Callable[..., Path],
+    save: Path,
+    tiny_model: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(device.TAKEN, "cpu", ("fp32", "bf16", "fp16"))
+    tensors = random_network(tiny_model, 0).state_dict()
+    next(iter(tensors.values())).mul_(1e6)
+    torch.save(tensors, tmp_path / "large.pt")
+    call = [*words, "--weights", str(tmp_path / "large.pt"), "-b", batch]
+    assert command(pairs(3), *call, "--precision", "fp16") == 2
+    shown = capsys.readouterr()
+    fault = "the network gives values that are not finite numbers in fp16, whose range is small"
+    what = f"{fault}; give --precision bf16 or fp32"
+    assert shown.err.splitlines()[-1] == f"extract.py: error: a0.png: {what}"
+    assert "nan" not in shown.out + shown.err
+    assert not (save / "tiny").exists()
+    assert command(pairs(3), *call, "--precision", "bf16") == 0
 
 
 def test_a_network_that_cannot_be_tapped_stops_no_other(

@@ -42,6 +42,6 @@ def batches(train: Stack, size: int | None, orders: Sequence[np.random.Generator
         return
     drawn = np.stack([order.permutation(len(train)) for order in orders])  # R N
     runs = torch.arange(len(drawn), device=train.left.device)[:, None]
-    for part in np.array_split(drawn, math.ceil(len(train) / size), axis=1):
-        pairs = torch.from_numpy(part).to(train.left.device)
+    order = torch.from_numpy(drawn).to(train.left.device)  # in one transfer, since a GPU's work waits for each
+    for pairs in order.tensor_split(math.ceil(len(train) / size), dim=1):
         yield Stack(train.left[:, runs, pairs], train.right[:, runs, pairs])

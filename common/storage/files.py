@@ -54,9 +54,9 @@ def write_all(file: RawIOBase, contents: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all; ValueError for NaN and infinity, which JSON lacks."""
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:

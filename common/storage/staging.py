@@ -116,7 +116,7 @@ class Staging:
 
     def add(self, unit: str, done: Mapping[str, Any], durable: bool = False) -> None:
         """Record that a unit is done. With `durable` all that was written before outlives a power cut."""
-        line = json.dumps({"unit": unit, "done": done}).encode() + b"\n"
+        line = json.dumps({"unit": unit, "done": done}, allow_nan=False).encode() + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         with os.fdopen(open_own(self.path / UNITS, flags), "ab", buffering=0) as file:
             file.truncate(self._length)

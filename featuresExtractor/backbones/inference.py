@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FLOAT = 4  # bytes
 CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
 UNTRIED = ("mps",)  # devices that nobody has tried these networks on: each is compared with the CPU first
 CLOSE = 0.9999  # the lowest cosine of features that count as the same
@@ -51,8 +53,8 @@ class Forward:
 
     At most `batch` images at a time, fewer where memory asks for it. A GPU that runs out of memory all the same gets
     half as many from then on. BatchNorms are folded. In another precision than fp32 the first images go through the
-    network in both, and `drift` tells what became of them. On an Apple GPU the first batch is computed on the CPU too;
-    InputError where the features differ.
+    network in both, fewer at a time in fp32 where it takes more, and `drift` says how far the features are apart. On an
+    Apple GPU the first batch is computed on the CPU too; InputError where the features differ.
     """
 
     def __init__(
@@ -82,9 +84,16 @@ class Forward:
         self.network: Any = self.backbone
         probe = self._images(_noise(self.preprocessing.crop))
         self.shapes = [tuple(output.shape[1:]) for output in read_layers(self.backbone, probe, self.joined)]
-        needed = bytes_per_image(self.backbone, probe) * TYPES[self.precision].itemsize // self.type.itemsize
-        require_free(needed, self.device, "one image in the network takes", ADVICE)
-        self.batch = max(1, min(batch, self._budget() // needed))
+        exact, needed = self._needed("fp32", probe), self._needed(self.precision, probe)
+        require_free(max(exact, needed), self.device, "one image in the network takes", ADVICE)
+        budget = self._budget()
+        self.batch, self.at_once = (max(1, min(batch, budget // each)) for each in (needed, exact))
+
+    def _needed(self, precision: str, probe: Tensor) -> int:
+        """Bytes that one image takes in a precision. Its outputs, of each view, are in fp32 in all of them."""
+        outputs = FLOAT * sum(math.prod(shape) for shape in self.shapes)
+        inside = bytes_per_image(self.backbone, probe) * TYPES[precision].itemsize // FLOAT
+        return inside + len(self.views) * outputs
 
     def _budget(self) -> int:
         """Bytes for activations: half of what is free."""
@@ -104,6 +113,8 @@ class Forward:
         if self.compared:
             self._compare(first)
         exact = self._all(first) if self.precision != "fp32" else []
+        if not _are_finite(exact):
+            raise InputError(f"the first {len(first):,} images: {not_finite('fp32')}")
         self._make_ready()
         try:
             outputs = self._all(pixels)
@@ -111,7 +122,7 @@ class Forward:
             if is_of_gpu(error) or (self.precision == "fp32" and not self.compiled):
                 raise
             raise InputError(f"this network cannot be computed {self._asked()} here: {_first_line(error)}") from error
-        if exact:
+        if exact and _are_finite(outputs):  # else the caller, who knows the names, reports the first such image
             self.drift = _drift(self.precision, exact, [output[:, : len(first)] for output in outputs])
         return outputs
 
@@ -136,7 +147,7 @@ class Forward:
 
     def _make_ready(self) -> None:
         """From fp32 to the precision asked for, and from Python to code for this device."""
-        self.type, self.ready = TYPES[self.precision], True
+        self.type, self.ready, self.at_once = TYPES[self.precision], True, self.batch
         self.backbone = self.backbone.to(self.type)
         if self.compiled:
             torch.compiler.reset()  # or the networks compiled before count towards torch's limit, and this one is not
@@ -149,7 +160,7 @@ class Forward:
         outputs = [np.empty((len(self.views), len(pixels), *shape), np.float32) for shape in self.shapes]
         done = 0
         while done < len(pixels):
-            part = pixels[done : done + self.batch]
+            part = pixels[done : done + self.at_once]
             if self._try(part, [output[:, done : done + len(part)] for output in outputs]):
                 done += len(part)
             else:
@@ -187,10 +198,13 @@ class Forward:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _halve(self) -> None:
-        if self.batch == 1:
+        if self.at_once == 1:
             raise OutOfMemory(NO_MEMORY + occupancy(self.device))
-        self.batch //= 2
+        self.at_once //= 2
         empty_cache()
+        if not self.ready and self.precision != "fp32":  # fp32 takes more than the precision that follows
+            return
+        self.batch = self.at_once
         logger.warning(f"the memory is full: going on with {self.batch} images at a time")
 
 
@@ -212,6 +226,18 @@ def _noise(size: int) -> Tensor:
     """An image (1, 3, size, size) that no layer can be blind to, always the same."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def not_finite(precision: str) -> str:
+    """Return what is wrong with features of a precision that are not finite numbers, and what to do."""
+    fault = "the network gives values that are not finite numbers"
+    if precision == "fp16":
+        return f"{fault} in fp16, whose range is small; give --precision bf16 or fp32"
+    return f"{fault}; are these its weights?"
+
+
+def _are_finite(outputs: list[Features]) -> bool:
+    return all(np.isfinite(output).all() for output in outputs)
 
 
 def check_same(expected: list[Features], features: list[Features]) -> None:

@@ -107,7 +107,7 @@ def write_similarity(path: Path, learned: Learned) -> None:
     if learned.mean is not None and learned.components is not None:
         tensors |= {MEAN: learned.mean, COMPONENTS: learned.components}
     apart = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    contents = save(apart, {KEY: json.dumps({"format": FORMAT, **learned.about})})
+    contents = save(apart, {KEY: json.dumps({"format": FORMAT, **learned.about}, allow_nan=False)})
     with written_whole(path) as partial:
         partial.write_bytes(contents)
 

@@ -98,7 +98,7 @@ def test_batch_size_does_not_change_features(batch: int, tiny_model: Backbone) -
 def test_memory_bounds_the_batch(tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = forward_of(tiny_model)
     probe = torch.zeros(1, 3, 32, 32)
-    need = bytes_per_image(forward.backbone, probe)
+    need = bytes_per_image(forward.backbone, probe) + 2 * 4 * WIDTH
     monkeypatch.setattr(module, "CPU_BUDGET", 5 * need + need // 2)
     assert [forward_of(tiny_model, batch).batch for batch in (1, 4, 5, 6, 2048)] == [1, 4, 5, 5, 5]
     monkeypatch.setattr(module, "CPU_BUDGET", need // 2)
@@ -122,6 +122,38 @@ def test_gpu_out_of_memory_halves_the_batch_and_goes_on_with_the_same_result(
 
 
 NO_MEMORY = "the memory does not hold the network and one image; free some, or use --cpu where this is a GPU's"
+
+
+class Weighing(Cramped):
+    """A network whose GPU holds pixels of `most` bytes, each counted once."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(len(images))
+        if len(images) * images.element_size() > self.most:
+            raise self.error
+        output: Tensor = self.backbone(images)
+        return output
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["estimated", "found out"])
+def test_fp32_beside_which_a_precision_is_measured_does_not_halve_its_batch(
+    known: bool, tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels, layers = pixels_of(tiny_model, 8), tuple(f"backbone.{layer}" for layer in tiny_model.layers)
+    inside = bytes_per_image(forward_of(tiny_model).backbone, torch.zeros(1, 3, 32, 32))
+    if known:
+        monkeypatch.setattr(module, "CPU_BUDGET", 8 * (inside // 2 + 4 * WIDTH))
+    network = Weighing(trained(tiny_model), 8 * 2)
+    forward = Forward(LayerReader(network, layers), tiny_model.preprocessing, 1, CPU, 64 if known else 8, True, "bf16")
+    assert forward.batch == 8
+    network.seen.clear()
+    (found,) = forward(pixels)
+    assert forward.batch == 8
+    assert network.seen == ([4, 4, 8] if known else [8, 4, 4, 8])
+    assert "the memory is full" not in capsys.readouterr().err
+    assert forward.drift is not None
+    assert forward.drift.images == 8
+    assert np.allclose(found, forward_in(tiny_model, "bf16", 8, views=1)(pixels)[0], atol=1e-2)
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
@@ -295,21 +327,34 @@ def test_drift_of_whole_layers_is_that_of_the_worst(tiny_model: Backbone) -> Non
     assert 0.9 < forward.drift.lowest < forward.drift.mean < 1 - 1e-8
 
 
+def test_features_that_are_no_numbers_in_fp32_are_not_blamed_on_a_precision(tiny_model: Backbone) -> None:
+    forward = forward_in(tiny_model, "bf16", 4)
+    next(forward.backbone.parameters()).data.fill_(torch.nan)
+    with pytest.raises(InputError) as caught:
+        forward(pixels_of(tiny_model, 5))
+    told = "the first 4 images: the network gives values that are not finite numbers; are these its weights?"
+    assert str(caught.value) == told
+
+
 def test_drift_is_told_in_words() -> None:
     told = "fp16 beside fp32, cosine of the first 1,024 images' features: lowest 0.999876, mean 0.999988"
     assert str(Drift("fp16", 1024, 0.9998761, 0.9999881)) == told
 
 
-class Only32(nn.Module):
-    """A network with an operation that there is in fp32 alone."""
+MISSING = RuntimeError("\"strange\" not implemented for 'BFloat16'\nand so on")
 
-    def __init__(self) -> None:
+
+class Only32(nn.Module):
+    """A network with an operation that there is in fp32 alone: in others it raises the `error`."""
+
+    def __init__(self, error: Exception = MISSING) -> None:
         super().__init__()
+        self.error = error
         self.layer = nn.Conv2d(3, 4, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype != torch.float32:
-            raise RuntimeError("\"strange\" not implemented for 'BFloat16'\nand so on")
+            raise self.error
         output: Tensor = self.layer(images)
         return output
 
@@ -324,6 +369,15 @@ def test_network_that_cannot_be_computed_in_a_precision_is_told_in_one_line(tiny
         made("bf16")(pixels)
     told = "this network cannot be computed in bf16 here: \"strange\" not implemented for 'BFloat16'"
     assert str(caught.value) == told
+
+
+def test_an_error_of_a_gpu_is_not_blamed_on_a_precision(tiny_model: Backbone) -> None:
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    network = LayerReader(Only32(error), ("layer",))
+    forward = Forward(network, tiny_model.preprocessing, 1, CPU, 8, True, "bf16")
+    with pytest.raises(torch.AcceleratorError) as caught:
+        forward(pixels_of(tiny_model, 2))
+    assert caught.value is error
 
 
 SETTINGS: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -578,7 +632,8 @@ def test_features_are_the_same_down_to_a_cosine_of_9999(angle: float) -> None:
 
 
 def test_fewer_images_go_at_a_time_where_memory_is_short(tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = bytes_per_image(whole_layers(tiny_model).backbone, torch.zeros(1, 3, 32, 32))
+    inside = bytes_per_image(whole_layers(tiny_model).backbone, torch.zeros(1, 3, 32, 32))
+    needed = inside + 2 * 4 * (32 * 8 * 8 + 192 * 2 * 2 + 96)  # and the whole layers of both views
     for free, batch in ((2.0 * 9 * needed, 9), (1e15, 64), (1.5 * needed, 1)):
         monkeypatch.setattr("common.machine.device.available_memory", lambda free=free: free)
         assert whole_layers(tiny_model).batch == batch
