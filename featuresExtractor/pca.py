@@ -66,10 +66,10 @@ class Moments:
 
     def _add_products(self, centred: Tensor) -> None:
         scale = power_of_two(centred.abs().max().float())  # squares of large numbers would overflow a float32
-        scaled = centred / scale
+        scaled, square = centred / scale, scale.double().square()  # on the device, so that nothing waits for it
         for block in self.blocks:
             products = scaled[:, block].T @ scaled[:, : block.stop]
-            self.scatter[block, : block.stop].add_(products, alpha=scale.item() ** 2)
+            self.scatter[block, : block.stop].addcmul_(products, square)
 
     def _add_outer(self, vector: Tensor, scale: float) -> None:
         for block in self.blocks:

@@ -21,7 +21,7 @@ from adaptation.similarity.learned.head import build, check_shapes, head_name
 from adaptation.similarity.learned.networks import Network, find_networks
 from adaptation.similarity.others import search_others
 from common.errors import InputError, listed, printable
-from common.machine.device import training_device
+from common.machine.device import tf32, training_device
 from common.machine.system import readers
 from common.record import PACKAGES, package_versions
 from common.storage.files import sha256
@@ -159,6 +159,7 @@ class Similarity:
         return frozen, adapted
 
     @torch.inference_mode()
+    @tf32(False)
     def _vectors(self, features: Vectors, reduced: bool) -> tuple[Vectors, Vectors]:
         rows = np.ascontiguousarray(features)
         taken = rows if reduced or self._projection is None else self._projection(rows)
