@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo compare bench test test-slow check docs clean
+.PHONY: demo compare bench test test-slow test-gpu check docs clean
 
 demo: .venv/ready
 	$(BIN)/python -m demo
@@ -18,6 +18,9 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: .venv/ready
+	$(BIN)/python -m tests.gpu
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -38,6 +38,14 @@ TINY = Backbone(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that are marked for a GPU are skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
 def draw_image(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
     """Writes random coarse RGB blocks of `size` (width, height) in the format of the path's suffix."""
     generator = np.random.default_rng(seed)

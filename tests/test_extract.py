@@ -1487,7 +1487,7 @@ def test_features_of_another_precision_are_not_used_again_silently(
     assert files_of(save)["features.npy"] == before["features.npy"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_gpu_and_cpu_agree(command: Command, pairs: Callable[..., Path], save: Path) -> None:
     root = pairs(3)
     assert command(root, "-p", "adapt-pca", "3") == 0

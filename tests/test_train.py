@@ -430,7 +430,7 @@ def test_fp32_is_asked_for_and_the_pairs_go_to_the_chosen_device(
     assert calls[2] == "train"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 def test_gpu_and_cpu_agree(features: Path, tmp_path: Path) -> None:
     for where in ("cpu", "gpu"):
         call = ["-d", str(features), "-s", str(tmp_path / where), "-t", "15", "-e", "20", f"--{where}"]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from adaptation.data.pairs import Pairs
 from adaptation.reporting.events import PATTERN, write_events
 from adaptation.trainer import Run, Scores
 from common.errors import InputError
-from common.storage.files import read_json, sync_folder, write_csv, written_whole
+from common.storage.files import read_json, sync_folder, write_csv, write_json, written_whole
 from featuresExtractor.pca import save_pca
 
 SUMMING_UP = ("summary.json", "curves.png")
@@ -184,6 +183,4 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 def write_summary(folder: Path, record: Mapping[str, Any]) -> None:
     """Write `summary.json`; ValueError for numbers that are not finite, which JSON does not have."""
-    text = json.dumps(record, indent=2, allow_nan=False)
-    with written_whole(folder / "summary.json") as partial:
-        partial.write_text(f"{text}\n", encoding="utf-8")
+    write_json(folder / "summary.json", record)

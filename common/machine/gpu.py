@@ -107,11 +107,12 @@ def architecture(device: torch.device) -> str:
 
 
 def why_none() -> str:
-    """Return why torch finds no GPU, as far as it can be known: `; ...` or nothing."""
+    """Return why torch finds no GPU, as far as it can be known: ` (...)` or nothing."""
     if torch.version.cuda is None and torch.version.hip is None:
         return f" (torch {torch.__version__} is built for CPUs alone)"
     if (visible := os.environ.get(VISIBLE)) is not None:
-        return f" ({VISIBLE} is '{printable(visible)}', which hides all others)"
+        hidden = "all others" if visible.strip() else "all GPUs"
+        return f" ({VISIBLE} is '{printable(visible)}', which hides {hidden})"
     return ""
 
 

@@ -435,7 +435,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         adapter(device="cuda:0").fit(LEFT, RIGHT)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_learns_what_the_cpu_learns_and_the_head_can_be_used_on_either() -> None:
     fitted, expected = (adapter(device=device).fit(LEFT, RIGHT) for device in ("cuda", "cpu"))
     torch.testing.assert_close(weights(fitted), weights(expected), atol=1e-4, rtol=1e-3)

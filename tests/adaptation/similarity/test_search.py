@@ -138,7 +138,7 @@ def test_ranks_are_the_places_in_the_search() -> None:
     np.testing.assert_array_equal(ranks, np.tile(np.arange(1, 901), (20, 1)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 def test_gpu_finds_the_same() -> None:
     gallery, gpu = with_duplicates(), torch.device("cuda")
     queries = np.concatenate([drawn(20, seed=2), gallery[:20]])

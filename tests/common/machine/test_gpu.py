@@ -146,7 +146,7 @@ def test_a_precision_that_the_card_lacks_is_refused(
     ("visible", "built", "reason"),
     [
         (None, "13.0", ""),
-        ("", "13.0", " (CUDA_VISIBLE_DEVICES is '', which hides all others)"),
+        ("", "13.0", " (CUDA_VISIBLE_DEVICES is '', which hides all GPUs)"),
         ("7", "13.0", " (CUDA_VISIBLE_DEVICES is '7', which hides all others)"),
         (None, None, f" (torch {torch.__version__} is built for CPUs alone)"),
     ],
