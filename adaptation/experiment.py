@@ -44,7 +44,8 @@ def run(work: Work) -> list[list[Scores]]:
     _announce(work)
     work.staging.begin(work.plan, overwrite=True)  # which was checked
     epochs = len(work.sets) * work.setup.runs * work.setup.settings.steps
-    with closing(work.staging), progress(epochs, "train", "epochs") as bar:
+    full = gpu_memory(NO_MEMORY, work.setup.device)
+    with closing(work.staging), progress(epochs, "train", "epochs") as bar, full:
         return [_train(work, features, layout, bar) for features, layout in zip(work.sets, work.layouts, strict=True)]
 
 
@@ -95,16 +96,15 @@ def _train_some(
     """Train and write the runs of these numbers; their heads, which are large, end here."""
     setup, folder, on_epoch = work.setup, work.staging.inside(features.folder), partial(bar.update, len(numbers))
     events = {number: _events(work, features, number) for number in numbers}
-    with gpu_memory(NO_MEMORY, setup.device):
-        finished = trainer.train_runs(
-            pairs,
-            setup.settings,
-            numbers,
-            on_epoch,
-            setup.split_pca,
-            layout.tiling,
-            lambda progress: events[progress.run].add(progress),
-        )
+    finished = trainer.train_runs(
+        pairs,
+        setup.settings,
+        numbers,
+        on_epoch,
+        setup.split_pca,
+        layout.tiling,
+        lambda progress: events[progress.run].add(progress),
+    )
     for each in finished:
         events[each.number].end()
         run_folder.write_run(folder, each, pairs, setup.settings.head)

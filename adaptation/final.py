@@ -55,7 +55,8 @@ def train_finals(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
     if not missing:
         return
     work.staging.begin(work.plan, overwrite=True)
-    with closing(work.staging), progress(len(missing) * work.setup.settings.steps, "final", "epochs") as bar:
+    epochs, full = len(missing) * work.setup.settings.steps, gpu_memory(NO_MEMORY, work.setup.device)
+    with closing(work.staging), progress(epochs, "final", "epochs") as bar, full:
         for features, record in missing:
             _train(work, features, record, bar)
 
@@ -84,8 +85,7 @@ def _train(work: Work, features: FeatureSet, record: Mapping[str, Any], bar: Bar
     pairs = features.survey.load()
     pairs = pairs if setup.split_pca else pairs.to(setup.device)
     tiling = layout_of(features, setup, len(pairs)).tiling
-    with gpu_memory(NO_MEMORY, setup.device):
-        made = train_final(pairs, setup.settings, 0, bar.update, setup.split_pca, tiling)
+    made = train_final(pairs, setup.settings, 0, bar.update, setup.split_pca, tiling)
     metrics = {
         name: {"frozen": each["frozen"]["mean"], "last_epoch": each["last_epoch"]["mean"]}
         for name, each in record["metrics"].items()

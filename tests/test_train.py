@@ -494,7 +494,9 @@ def three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=repr,
 )
+@pytest.mark.parametrize("where", ["adaptation.trainer.train_epoch", "adaptation.data.pairs.Pairs.to"])
 def test_a_gpu_that_does_not_hold_the_runs_is_told_in_one_line(
+    where: str,
     error: Exception,
     features: Path,
     tmp_path: Path,
@@ -504,7 +506,7 @@ def test_a_gpu_that_does_not_hold_the_runs_is_told_in_one_line(
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(trainer, "train_epoch", full)
+    monkeypatch.setattr(where, full)
     assert train.main([*arguments(features, tmp_path), "-e", "1"]) == 2
     told = "the GPU's memory does not hold the runs; give less --memory, a --batch-size, or --cpu"
     assert capsys.readouterr().err.splitlines()[-1] == f"train.py: error: {told}"
