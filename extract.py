@@ -62,9 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
         "-b",
         "--batch-size",
         type=console.positive,
-        default=64,
         metavar="N",
-        help="images at a time, at most; memory may ask for fewer (default 64)",
+        help="images at a time, at most; memory may ask for fewer (default 64, on a GPU 256)",
     )
     add(
         "--data-aug",
@@ -269,6 +268,7 @@ def _jobs(
     """A job for each model, all of the same images."""
     from common.machine.device import check_precision, choose_device
     from common.machine.system import readers
+    from featuresExtractor.backbones.inference import default_batch
     from featuresExtractor.job import Job
 
     device = choose_device(args.gpu)
@@ -283,7 +283,7 @@ def _jobs(
             folder=args.save / model.folder,
             device=device,
             views=1 + args.data_aug,
-            batch=args.batch_size,
+            batch=args.batch_size or default_batch(device),
             workers=args.workers or readers(),
             weights=args.weights,
             seed=args.seed,

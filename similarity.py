@@ -175,7 +175,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="the head, where train.py --model was given one in a file: the file is run, so read it first if it is not "
         "yours",
     )
-    add("-b", "--batch-size", type=console.positive, default=64, metavar="N", help="images at a time (default 64)")
+    add("-b", "--batch-size", type=console.positive, metavar="N", help="images at a time (default 64, on a GPU 256)")
     console.add_reading(parser)
     console.add_device(parser)
 
@@ -199,13 +199,14 @@ def _load(args: argparse.Namespace) -> tuple[Similarity, Options]:
     from adaptation.similarity.similarity import Similarity
     from common.machine.device import training_device
     from common.machine.system import keep_freed_memory, readers
+    from featuresExtractor.backbones.inference import default_batch
 
     keep_freed_memory()
     device = training_device(args.gpu)
     similarity = Similarity.load(args.model, device=device, weights=args.weights, head=args.head)
     flags = {name: value for name, value in vars(args).items() if name != "run"}
     options = Options(
-        batch=args.batch_size,
+        batch=args.batch_size or default_batch(device),
         workers=args.workers or readers(),
         skip=args.on_error == "skip",
         links=args.follow_links,

@@ -5,12 +5,12 @@ Nothing of this changes a number beyond rounding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from adaptation.heads import build_head, embedding_width
-from adaptation.tiled_loss import Tiling
+from adaptation.tiled_loss import TILE, Tiling
 from common.machine.device import free_memory
 from common.machine.gpu import occupancy
 from common.machine.resources import require_memory
@@ -72,6 +72,14 @@ def head_sizes(head: str, width: int) -> tuple[int, int]:
     return embedding_width(head, width), weights
 
 
+def _tile(device: torch.device) -> int:
+    """Numbers of a tile: on a GPU what half of its cache holds, since two are at work; on a CPU what was measured."""
+    if device.type != "cuda":
+        return TILE
+    cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)  # bytes; torch has it since 2.1
+    return cache // (2 * FLOAT) or TILE
+
+
 def lay_out(
     size: Size,
     runs: int,
@@ -86,7 +94,8 @@ def lay_out(
     `advice` says what to do.
     """
     bound, factors = bound or SHARE * free_memory(device), torch.bfloat16 if bf16 else None
-    kept, again = Tiling(factors=factors), Tiling(keep=False, factors=factors)
+    kept = Tiling(factors=factors, numbers=_tile(device))
+    again = replace(kept, keep=False)
     least = size.least(again)
     if least > bound:
         advice += occupancy(device)

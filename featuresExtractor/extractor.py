@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ import torch
 from common.console import duration
 from common.errors import InputError, listed, printable
 from common.progress import progress
-from featuresExtractor.backbones.inference import Drift, Forward, not_finite
+from featuresExtractor.backbones.drift import Drift, not_finite
+from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.features.features_file import FeaturesWriter, make_rows
 from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped
 from featuresExtractor.images.loader import Batch, read_batches
@@ -25,6 +26,8 @@ from featuresExtractor.units import Unit, changed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Outputs = list[NDArray[np.float32]]
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +93,7 @@ def extract_units(
         closing(batches),
     ):
         writing: Future[Unit] | None = None
-        for batch in batches:
-            _check_readable(batch, skip)
-            clock.lap(WAITING)
-            outputs = forward(torch.from_numpy(batch.pixels)) if batch.indices else forward.nothing()
-            clock.lap(FORWARD)
+        for batch, outputs in _computed(batches, forward, skip, clock):
             if writing is not None:
                 yield writing.result()
             new = forward.drift if forward.drift is not drift else None
@@ -107,6 +106,27 @@ def extract_units(
         if writing is not None:
             yield writing.result()
     clock.lap(WRITING)
+
+
+def _computed(batches: Iterable[Batch], forward: Forward, skip: bool, clock: Clock) -> Iterator[tuple[Batch, Outputs]]:
+    """Yield each batch with its outputs. A GPU gets the next batch before these are fetched."""
+    waiting: list[tuple[Batch, Callable[[], Outputs]]] = []
+    for batch in batches:
+        _check_readable(batch, skip)
+        clock.lap(WAITING)
+        fetch = forward.start(torch.from_numpy(batch.pixels)) if batch.indices else forward.nothing
+        waiting.append((batch, fetch))
+        if len(waiting) > forward.overlaps:
+            yield from _fetched(waiting.pop(0), clock)
+    for last in waiting:
+        yield from _fetched(last, clock)
+
+
+def _fetched(waiting: tuple[Batch, Callable[[], Outputs]], clock: Clock) -> Iterator[tuple[Batch, Outputs]]:
+    batch, fetch = waiting
+    outputs = fetch()
+    clock.lap(FORWARD)
+    yield batch, outputs
 
 
 def report_of(units: Sequence[Unit], dataset: Dataset) -> Report:

@@ -217,7 +217,7 @@ def _announce(job: Job, forward: Forward) -> None:
     logger.info(
         f"{job.model.name} on {device_name(job.device)}, precision {precision}, "
         f"{len(job.dataset):,} {job.dataset.kind}, {job.views} view{'s' * (job.views > 1)}, {batch}, "
-        f"{job.workers} reading"
+        f"{job.workers} reading" + f", {forward.layout}" * forward.overlaps
     )
 
 

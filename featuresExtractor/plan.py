@@ -14,7 +14,7 @@ from common.machine.resources import require_disk
 from common.machine.system import bytes_on_disk
 from common.storage.staging import Staging
 from featuresExtractor.backbones.activations import LayerReader, pooling_of
-from featuresExtractor.backbones.inference import Forward
+from featuresExtractor.backbones.inference import LAYOUTS, Forward
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone
 from featuresExtractor.features.features_file import row_type
 from featuresExtractor.images.folders.dataset import Dataset, Skipped
@@ -151,11 +151,12 @@ def _extraction(job: Job, weights: Weights, settings: Mapping[str, Any]) -> Work
     if not resumed:
         check_outdated(job)
     most = _recorded_batch(staging) or job.batch if resumed else job.batch
-    forward = _forward(replace(job, batch=min(job.batch, most)), load_backbone(job.model, weights))
+    layout = _recorded_layout(staging) if resumed else None
+    forward = _forward(replace(job, batch=min(job.batch, most)), load_backbone(job.model, weights), layout)
     check_disk(job, staging, forward.shapes, job.pcas)
     batch = most if resumed else forward.batch
     size = max(1, batch // len(job.dataset.sides))
-    begun = {**resumable, "batch": batch}
+    begun = {**resumable, "batch": batch, "layout": forward.layout}
     return Work(job, weights, settings, begun, staging, resumed, job.pcas, forward, size)
 
 
@@ -163,6 +164,12 @@ def _recorded_batch(staging: Staging) -> int | None:
     """The images at a time of the work that is resumed; None where it records no such number."""
     batch = (staging.plan or {}).get("batch")
     return batch if isinstance(batch, int) and 0 < batch < 2**20 else None
+
+
+def _recorded_layout(staging: Staging) -> str | None:
+    """The layout of the work that is resumed, whose measurement may end otherwise; None where it records none."""
+    layout = (staging.plan or {}).get("layout")
+    return layout if layout in LAYOUTS else None
 
 
 def _readable(job: Job) -> Dataset:
@@ -204,12 +211,18 @@ def check_outdated(job: Job) -> None:
         raise InputError(f"{printable(str(outdated[0]))}: {message}")
 
 
-def _forward(job: Job, backbone: Any) -> Forward:
+def _forward(job: Job, backbone: Any, layout: str | None) -> Forward:
     """The backbone on its device; InputError for one that cannot take the paper's images."""
     recipe, images = job.processor.recipe, job.model.preprocessing
     reader = LayerReader(backbone, tuple(job.model.layers), pooling_of(recipe, job.model))
     try:
-        return Forward(reader, images, job.views, job.device, job.batch, recipe.joined, job.precision, job.compiled)
+        return Forward(
+            *(reader, images, job.views, job.device, job.batch),
+            joined=recipe.joined,
+            precision=job.precision,
+            compiled=job.compiled,
+            layout=layout,
+        )
     except (AssertionError, RuntimeError) as error:
         if job.model.preprocess == "own" or is_of_gpu(error):
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.progress import progress
 from common.storage.staging import UNREADABLE, Staging
-from featuresExtractor.backbones.inference import Drift
+from featuresExtractor.backbones.drift import Drift
 from featuresExtractor.features.features_file import FeaturesWriter
 from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped, State, state_of
 

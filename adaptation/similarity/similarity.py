@@ -26,6 +26,7 @@ from common.machine.system import readers
 from common.record import PACKAGES, package_versions
 from common.storage.files import sha256
 from common.vectors import to_unit
+from featuresExtractor.backbones.inference import default_batch
 from featuresExtractor.pca import Projection
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH = 64  # images at a time; the memory may ask for fewer
 LONGEST = 30  # characters of a version
 ROWS = 4096  # feature vectors that go through PCA and head at a time
 
@@ -104,28 +104,32 @@ class Similarity:
 
     @cached_property
     def _forwards(self) -> list[Forward]:
-        return [network.forward(self.device, BATCH) for network in self.networks]
+        return [network.forward(self.device, default_batch(self.device)) for network in self.networks]
 
     @cached_property
     def width(self) -> int:
         """E, the dimensions of an embedding."""
         return int(self.vectors(np.zeros((1, self.learned.width), np.float32))[1].shape[1])
 
-    def embed(self, images: Given, *, batch_size: int = BATCH, workers: int | None = None) -> Vectors:
+    def embed(self, images: Given, *, batch_size: int | None = None, workers: int | None = None) -> Vectors:
         """Return the embeddings (N, E) float32, of unit length, of N images: paths, PIL images or a folder, or one.
 
-        `batch_size` images are read at a time by `workers` threads. InputError names the images that cannot be read.
-        A PIL image counts as what Pillow made of its file, turned upright by its EXIF orientation.
+        `batch_size` images (default 64, on a GPU 256) are read at a time by `workers` threads. InputError names the
+        images that cannot be read. A PIL image counts as what Pillow made of its file, turned upright by its EXIF
+        orientation.
         """
         return self.embed_both(images, batch_size, workers)[1]
 
-    def embed_both(self, images: Given, batch_size: int = BATCH, workers: int | None = None) -> tuple[Vectors, Vectors]:
+    def embed_both(
+        self, images: Given, batch_size: int | None = None, workers: int | None = None
+    ) -> tuple[Vectors, Vectors]:
         """As `embed`, with the frozen features (N, n) of unit length before the embeddings (N, E)."""
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value is not None and not (isinstance(value, int) and value > 0):
                 raise InputError(f"{name} {value}: a whole number above 0 is expected")
         listed = given.list_images(images)
-        pixels = given.batches(listed, self.networks, batch_size, workers or readers())
+        size = batch_size or default_batch(self.device)
+        pixels = given.batches(listed, self.networks, size, workers or readers())
         parts = [self.vectors(self._features(each)) for each in pixels]
         frozen, adapted = (np.concatenate(side) for side in zip(*parts, strict=True))
         return frozen, adapted

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from common.machine.device import TYPES, empty_cache, float64_device, free_memor
 from common.machine.gpu import gpu_memory, is_of_gpu, occupancy
 from common.machine.shortage import names_memory
 from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, read_layers
+from featuresExtractor.backbones.drift import Drift, are_finite, check_same, drift_of, not_finite
 from featuresExtractor.transforms import VIEWS, Preprocessing, normalise
 
 if TYPE_CHECKING:
@@ -23,29 +25,18 @@ if TYPE_CHECKING:
 
     Features = NDArray[np.float32]
 
+Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 FLOAT = 4  # bytes
+LAYOUTS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
+FASTER = 0.95  # of the time that the first layout takes, from which on the second is used
+TIMED, TIMES = 16, 3  # images at most that a layout is timed with; how often
+BATCH, GPU_BATCH = 64, 256  # images at a time by default; a GPU has more to do in parallel
 CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
 UNTRIED = ("mps",)  # devices that nobody has tried these networks on: each is compared with the CPU first
-CLOSE = 0.9999  # the lowest cosine of features that count as the same
 ADVICE = "free some, or use --cpu where this is a GPU's"
 NO_MEMORY = f"the memory does not hold the network and one image; {ADVICE}"
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far features of a precision are from those of fp32: the cosines of `images` images, each view for
-    itself."""
-
-    precision: str
-    images: int
-    lowest: float
-    mean: float
-
-    def __str__(self) -> str:
-        cosines = f"lowest {self.lowest:.6f}, mean {self.mean:.6f}"
-        return f"{self.precision} beside fp32, cosine of the first {self.images:,} images' features: {cosines}"
 
 
 class Forward:
@@ -54,7 +45,8 @@ class Forward:
     At most `batch` images at a time, fewer where memory asks for it. A GPU that runs out of memory all the same gets
     half as many from then on. BatchNorms are folded. In another precision than fp32 the first images go through the
     network in both, fewer at a time in fp32 where it takes more, and `drift` says how far the features are apart. On an
-    Apple GPU the first batch is computed on the CPU too; InputError where the features differ.
+    Apple GPU the first batch is computed on the CPU too; InputError where the features differ. The `layout` of images
+    and weights, one of LAYOUTS, is channels last; on a GPU in fp32 the faster one of two, unless it is given.
     """
 
     def __init__(
@@ -67,17 +59,22 @@ class Forward:
         joined: bool = True,
         precision: str = "fp32",
         compiled: bool = False,
+        layout: str | None = None,
     ):
         self.preprocessing, self.views, self.device, self.joined = preprocessing, VIEWS[:views], device, joined
         self.precision, self.type, self.compiled = precision, torch.float32, compiled
+        self.layout = layout or next(iter(LAYOUTS))
         self.drift: Drift | None = None
         self.ready, self.compared = False, device.type in UNTRIED
         with gpu_memory(NO_MEMORY, device), tf32(False):
             self._prepare(backbone, batch)
+            if layout is None and device.type == "cuda" and precision == "fp32":
+                self.layout = self._faster()
+            self.backbone.to(memory_format=LAYOUTS[self.layout])
 
     def _prepare(self, backbone: LayerReader, batch: int) -> None:
         """The network to its device, folded; what it gives, and how many images fit."""
-        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.backbone = backbone.to(memory_format=LAYOUTS[self.layout])
         folding = float64_device(self.device)
         self.backbone.to(folding).fold(self._images(_noise(self.preprocessing.crop)).to(folding))
         self.backbone.to(self.device)
@@ -88,6 +85,26 @@ class Forward:
         require_free(max(exact, needed), self.device, "one image in the network takes", ADVICE)
         budget = self._budget()
         self.batch, self.at_once = (max(1, min(batch, budget // each)) for each in (needed, exact))
+
+    def _faster(self) -> str:
+        """The layout in which some images go through the network in less time."""
+        images = _noise(self.preprocessing.crop).expand(min(self.batch, TIMED), -1, -1, -1)
+        first, second = (self._seconds(layout, images) for layout in LAYOUTS)
+        return list(LAYOUTS)[second < FASTER * first]
+
+    def _seconds(self, layout: str, images: Tensor) -> float:
+        """The shortest time of some in which images go through the network in a layout, after one that does not count.
+        In milliseconds, as CUDA has it."""
+        self.layout, times, event = layout, list[float](), partial(torch.cuda.Event, enable_timing=True)
+        self.backbone.to(memory_format=LAYOUTS[layout])
+        for _ in range(1 + TIMES):
+            start, end = event(), event()
+            start.record()
+            self._computed(images)
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        return min(times[1:])
 
     def _needed(self, precision: str, probe: Tensor) -> int:
         """Bytes that one image takes in a precision. Its outputs, of each view, are in fp32 in all of them."""
@@ -113,7 +130,7 @@ class Forward:
         if self.compared:
             self._compare(first)
         exact = self._all(first) if self.precision != "fp32" else []
-        if not _are_finite(exact):
+        if not are_finite(exact):
             raise InputError(f"the first {len(first):,} images: {not_finite('fp32')}")
         self._make_ready()
         try:
@@ -122,9 +139,24 @@ class Forward:
             if is_of_gpu(error) or (self.precision == "fp32" and not self.compiled):
                 raise
             raise InputError(f"this network cannot be computed {self._asked()} here: {_first_line(error)}") from error
-        if exact and _are_finite(outputs):  # else the caller, who knows the names, reports the first such image
-            self.drift = _drift(self.precision, exact, [output[:, : len(first)] for output in outputs])
+        if exact and are_finite(outputs):  # else the caller, who knows the names, reports the first such image
+            self.drift = drift_of(self.precision, exact, [output[:, : len(first)] for output in outputs])
         return outputs
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether `start` returns before the features are computed."""
+        return self.device.type == "cuda"
+
+    def start(self, pixels: Tensor) -> Callable[[], list[Features]]:
+        """Begin as `__call__`, and return what waits for the features. A GPU has read the pixels then, and may be given
+        the next ones before its features are fetched."""
+        if self.overlaps and self.ready and len(pixels) <= self.batch:
+            if by_view := self._try(lambda: self._computed(pixels)):
+                return partial(self._fetched, by_view, len(pixels))
+            self._halve()
+        outputs = self(pixels)
+        return lambda: outputs
 
     def _compare(self, pixels: Tensor) -> None:
         """InputError where this device gives images other features than the CPU."""
@@ -157,35 +189,43 @@ class Forward:
 
     def _all(self, pixels: Tensor) -> list[Features]:
         """All pixels, a batch at a time."""
-        outputs = [np.empty((len(self.views), len(pixels), *shape), np.float32) for shape in self.shapes]
+        parts: list[list[Features]] = []
         done = 0
         while done < len(pixels):
             part = pixels[done : done + self.at_once]
-            if self._try(part, [output[:, done : done + len(part)] for output in outputs]):
+            if features := self._try(partial(self._fill, part)):
+                parts.append(features)
                 done += len(part)
             else:
                 self._halve()
-        return outputs
+        return parts[0] if len(parts) == 1 else [np.concatenate(each, axis=1) for each in zip(*parts, strict=True)]
 
-    def _try(self, pixels: Tensor, outputs: list[Features]) -> bool:
-        """Fills in the features, or is False without memory: here the error ends, and lets go of the tensors that it
-        holds."""
+    def _try(self, work: Callable[[], Result]) -> Result | None:
+        """What work returns, or None without memory: here the error ends, and lets go of the tensors that it holds."""
         try:
             with tf32(self.ready and self.precision == "tf32"):
-                self._fill(pixels, outputs)
+                return work()
         except (RuntimeError, MemoryError) as error:
             if not names_memory(error):
                 raise
-            return False
-        return True
+            return None
 
-    def _fill(self, pixels: Tensor, outputs: list[Features]) -> None:
+    def _fill(self, pixels: Tensor) -> list[Features]:
         """The features of each view; all of them are under way before the first is waited for."""
+        return self._fetched(self._computed(pixels), len(pixels))
+
+    def _computed(self, pixels: Tensor) -> list[list[Tensor]]:
+        """For each view the layers, on the device, which may still be computing them."""
         images = self._images(self._padded(pixels))
-        by_view = [read_layers(self.network, view(images), self.joined) for view in self.views]
+        return [read_layers(self.network, view(images), self.joined) for view in self.views]
+
+    def _fetched(self, by_view: list[list[Tensor]], count: int) -> list[Features]:
+        """For each output the features (views, count, ...) on the host."""
+        outputs = [np.empty((len(self.views), count, *shape), np.float32) for shape in self.shapes]
         for number, layers in enumerate(by_view):
             for output, features in zip(outputs, layers, strict=True):
-                output[number] = features[: len(pixels)].cpu().numpy()
+                output[number] = features[:count].cpu().numpy()
+        return outputs
 
     def _padded(self, pixels: Tensor) -> Tensor:
         """A whole batch, since compiled code is made for one number of images."""
@@ -193,9 +233,9 @@ class Forward:
         return torch.cat([pixels, pixels[:1].expand(missing, -1, -1, -1)]) if missing else pixels
 
     def _images(self, pixels: Tensor) -> Tensor:
-        """Bytes over the bus, normalised on the device, in the layout that convolutions are fastest in."""
+        """Bytes over the bus, normalised on the device, in the layout of the weights."""
         images = normalise(pixels.to(self.device), self.preprocessing).to(self.type)
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=LAYOUTS[self.layout])
 
     def _halve(self) -> None:
         if self.at_once == 1:
@@ -206,6 +246,11 @@ class Forward:
             return
         self.batch = self.at_once
         logger.warning(f"the memory is full: going on with {self.batch} images at a time")
+
+
+def default_batch(device: torch.device) -> int:
+    """Return how many images at a time a device is given, if nobody says otherwise and its memory holds them."""
+    return GPU_BATCH if device.type == "cuda" else BATCH
 
 
 def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -226,41 +271,3 @@ def _noise(size: int) -> Tensor:
     """An image (1, 3, size, size) that no layer can be blind to, always the same."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
-
-
-def not_finite(precision: str) -> str:
-    """Return what is wrong with features of a precision that are not finite numbers, and what to do."""
-    fault = "the network gives values that are not finite numbers"
-    if precision == "fp16":
-        return f"{fault} in fp16, whose range is small; give --precision bf16 or fp32"
-    return f"{fault}; are these its weights?"
-
-
-def _are_finite(outputs: list[Features]) -> bool:
-    return all(np.isfinite(output).all() for output in outputs)
-
-
-def check_same(expected: list[Features], features: list[Features]) -> None:
-    """InputError where features of a device are not those of the CPU, both (views, n, ...) for each output."""
-    drift = _drift("fp32", expected, features)
-    if not drift.lowest >= CLOSE:
-        raise InputError(
-            f"this GPU gives other features than the CPU: cosines of the first {drift.images:,} images down to "
-            f"{drift.lowest:.6f}, {CLOSE} is allowed; use --cpu"
-        )
-
-
-def _drift(precision: str, exact: list[Features], outputs: list[Features]) -> Drift:
-    """The cosines between two sets of features, each (views, n, ...)."""
-    cosines = [_cosines(a, b) for a, b in zip(exact, outputs, strict=True)]
-    return Drift(precision, exact[0].shape[1], float(np.min(cosines)), float(np.mean(cosines)))
-
-
-def _cosines(exact: Features, output: Features) -> NDArray[np.float64]:
-    """Of each image's features in one view: (views * n,)."""
-    a, b = (
-        features.reshape(features.shape[0] * features.shape[1], -1).astype(np.float64) for features in (exact, output)
-    )
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: NDArray[np.float64] = (a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    return cosines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,19 @@ SIZE = Size(views=2, trained=3000, tested=1000, batch=3000, width=256, embedding
 MATRIX = 4 * 3000 * 3000
 # features of (2 * 3000 + 1000) pairs, ten copies of 3000 embeddings, three tiles of all 3000 rows, eight heads
 AGAIN = 4 * (2 * 7000 * 256 + 10 * 3000 * 1024 + 3 * 3000 * 3000 + 8 * 262_144)
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU whose cache is unknown."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace())
+
+
+def test_two_tiles_are_as_large_as_the_cache_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lay_out(SIZE, 20, CUDA, GIB).tiling.numbers == Tiling().numbers
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=50 * 2**20))
+    assert lay_out(SIZE, 20, CUDA, GIB).tiling.numbers == 50 * 2**20 // 8
+    assert lay_out(SIZE, 20, CPU, GIB).tiling.numbers == Tiling().numbers
 
 
 def test_what_is_counted() -> None:

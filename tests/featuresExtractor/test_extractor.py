@@ -22,7 +22,8 @@ from common.errors import InputError
 from common.storage.staging import Staging
 from featuresExtractor.backbones.activations import LayerReader, raw
 from featuresExtractor.backbones.backbone import Backbone
-from featuresExtractor.backbones.inference import Drift, Forward
+from featuresExtractor.backbones.drift import Drift
+from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
 from featuresExtractor.extractor import Clock, Report, extract_units, kept, report_of
 from featuresExtractor.features.features_file import FeaturesWriter, row_type

@@ -13,7 +13,7 @@ import pytest
 
 from common.storage.staging import Staging
 from featuresExtractor import units as units_module
-from featuresExtractor.backbones.inference import Drift
+from featuresExtractor.backbones.drift import Drift
 from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
 from featuresExtractor.images.folders.dataset import Dataset, Remark, Skipped, find_images
 from featuresExtractor.units import Unit, changed, missing_units, recorded_units

@@ -42,7 +42,7 @@ from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.weights.loading import random_network
 from featuresExtractor.features.writing import write_pairs
 from featuresExtractor.pca import NARROW, MeasuredProjection, Projection, fit_pca
-from tests.gpu.simulated import CARD, Mixed, Simulated, Uploads, Waits, simulated
+from tests.gpu.simulated import CARD, Event, Mixed, Simulated, Uploads, Waits, simulated
 
 KINDS = ["cuda", "meta"]  # fakes know CUDA's rules of devices; meta tensors go through autograd's own engine
 EPOCHS = 2
@@ -148,6 +148,45 @@ def test_all_of_a_batch_is_computed_before_anything_is_waited_for(
         gpu.log = ""
         forward(pixels)
     assert re.fullmatch("([uc]+f+){2}", gpu.log)
+
+
+def test_the_next_batch_is_computed_before_the_last_one_is_fetched(
+    tiny_model: Backbone, pairs: Callable[[int], Path], tmp_path: Path
+) -> None:
+    network = random_network(tiny_model, 0).eval().requires_grad_(False)
+    pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    words = ["-d", str(pairs(6)), "-s", str(tmp_path), "--model", tiny_model.name, "--weights", "random", "-p", "adapt"]
+    with simulated("cuda") as gpu:
+        reader = LayerReader(network, tuple(tiny_model.layers))
+        forward = Forward(reader, tiny_model.preprocessing, 2, gpu.device, 4, precision="bf16")
+        forward(pixels)
+        gpu.log = ""
+        waiting = [forward.start(pixels)]
+        batch = gpu.log
+        waiting.append(forward.start(pixels))
+        assert gpu.log == 2 * batch
+        assert "f" not in batch
+        assert [fetch()[0].shape[:2] for fetch in waiting] == [(2, 4), (2, 4)]
+        gpu.log = ""
+        assert extract.main([*words, "-b", "4", "--gpu", "--precision", "bf16"]) == 0  # no layout is timed
+    last = re.findall("[uc]+", gpu.log)[-1]  # between two fetches: the second and the third batch
+    assert last == 2 * last[: len(last) // 2]
+    assert last.startswith("u")
+
+
+@pytest.mark.parametrize(("second", "layout"), [(0.90, "channels first"), (0.96, "channels last")])
+def test_the_faster_layout_is_measured_on_a_gpu_in_fp32(
+    second: float, layout: str, tiny_model: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([9.0, 1.0, 1.0, 1.2, 9.0, 1.0, second, 1.0])
+    monkeypatch.setattr(Event, "elapsed_time", lambda *_: next(times))
+    reader = LayerReader(random_network(tiny_model, 0).eval().requires_grad_(False), tuple(tiny_model.layers))
+    with simulated("cuda") as gpu:
+        assert Forward(reader, tiny_model.preprocessing, 2, gpu.device, 4).layout == layout
+        assert next(times, None) is None
+        assert Forward(reader, tiny_model.preprocessing, 2, gpu.device, 4, precision="bf16").layout == "channels last"
+        given = Forward(reader, tiny_model.preprocessing, 2, gpu.device, 4, layout="channels first")
+        assert given.layout == "channels first"
 
 
 def chunks_of(gpu: Simulated, width: int) -> Iterator[NDArray[np.float32]]:

@@ -28,12 +28,13 @@ from adaptation.similarity.folders.embedded import (
     states_of,
     write_embedded,
 )
-from adaptation.similarity.similarity import BATCH, ROWS, Similarity
+from adaptation.similarity.similarity import ROWS, Similarity
 from common.errors import InputError, printable
 from common.machine.device import arithmetic_of
 from common.record import differences, package_versions, read_record
 from common.storage.lock import held
 from common.storage.staging import Staging
+from featuresExtractor.backbones.inference import BATCH
 from featuresExtractor.features.features_file import Rows, name_field, open_features
 from featuresExtractor.images.settings import MOST_PIXELS
 from featuresExtractor.job import Job

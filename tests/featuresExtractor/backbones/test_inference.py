@@ -22,7 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.errors import InputError, OutOfMemory
 from featuresExtractor.backbones import inference as module
 from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, pooled, raw
-from featuresExtractor.backbones.inference import Drift, Forward, check_same
+from featuresExtractor.backbones.drift import Drift, check_same
+from featuresExtractor.backbones.inference import LAYOUTS, Forward, default_batch
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
 from featuresExtractor.models import Backbone, find_model
 from featuresExtractor.transforms import normalise
@@ -73,6 +74,20 @@ def pixels_of(model: Backbone, count: int) -> Tensor:
 def whole_layers(model: Backbone, batch: int = 64, views: int = 2) -> Forward:
     backbone = load_backbone(model, find_weights(model, "random", 1))
     return Forward(LayerReader(backbone, tuple(model.layers), raw), model.preprocessing, views, CPU, batch, False)
+
+
+def test_a_layout_changes_nothing_beyond_rounding(tiny_model: Backbone) -> None:
+    features = []
+    for layout in LAYOUTS:
+        reader = LayerReader(load_backbone(tiny_model, find_weights(tiny_model, "random", 1)), tuple(tiny_model.layers))
+        forward = Forward(reader, tiny_model.preprocessing, 2, CPU, 4, layout=layout)
+        assert forward.layout == layout
+        features.append(forward(pixels_of(tiny_model, 6))[0])
+    np.testing.assert_allclose(features[1], features[0], atol=1e-5)
+
+
+def test_a_gpu_is_given_more_images_at_a_time() -> None:
+    assert (default_batch(CPU), default_batch(torch.device("cuda"))) == (64, 256)
 
 
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0"])
