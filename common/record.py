@@ -84,7 +84,7 @@ def _differing(name: str, recorded: Any, asked: Any) -> Iterator[str]:
     if recorded == asked:
         return
     if isinstance(recorded, dict) and isinstance(asked, dict):
-        for key in (*asked, *(recorded.keys() - asked.keys())):
+        for key in (*asked, *sorted(recorded.keys() - asked.keys())):
             inner = key if name == PLAIN else f"{name} {key}"
             yield from _differing(inner, recorded.get(key), asked.get(key))
     elif _is_of_dicts(recorded) and _is_of_dicts(asked) and len(recorded) == len(asked):

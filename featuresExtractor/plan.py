@@ -179,6 +179,9 @@ def _readable(job: Job) -> Dataset:
     if not faults:
         return job.dataset
     if not job.skip:
+        if len(faults) == 1:
+            message = f"cannot be read ({faults[0].reason}); replace or remove it, or skip it with --on-error skip"
+            raise InputError(printable(f"{job.dataset.root / faults[0].name}: {message}"))
         for fault in faults:
             logger.warning(printable(f"{fault.name}: {fault.reason}"))
         message = f"{len(faults):,} of the images cannot be read (listed above); replace or remove them"

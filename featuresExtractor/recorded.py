@@ -82,6 +82,7 @@ def by_text(remarks: Sequence[Remark]) -> dict[str, list[str]]:
 def record_of(job: Job, settings: Mapping[str, Any], weights: Weights, report: Report, digest: str) -> dict[str, Any]:
     """Return the record of a features file of this SHA-256."""
     contents = {
+        "folder": str(job.dataset.root.resolve()),
         "weights_origin": weights.origin,
         "weights_read": weights.read,
         "written": report.written,

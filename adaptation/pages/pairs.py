@@ -52,22 +52,37 @@ def pair_queries(
     k: int,
     device: torch.device,
     order: Order = "failures",
+    numbers: Indices | None = None,
 ) -> list[Query]:
     """Return the queries of N pairs in both directions, 2 N in all: each image searches the other side.
 
     `left` and `right` are (frozen (N, D), adapted (N, E)), float32 of unit length; row i of both sides is pair i, with
     the names and files `names[i]` and `paths[i]`. Each measure finds the `k` nearest, or all N where there are fewer.
     With `order` "failures", queries whose partner's rank by the similarity is worst come first; with "given", the
-    queries from left to right come first, in the order of the pairs. InputError as `search`.
+    queries from left to right come first, in the order of the pairs. `numbers` (N, 2) tell images apart, where one
+    is in several pairs or on both sides: it is in a gallery once, and not found as its own neighbour. InputError as
+    `search`.
     """
     sides = [
         Side([Image(name[side], path[side]) for name, path in zip(names, paths, strict=True)], *vectors)
         for side, vectors in enumerate((left, right))
     ]
-    k, partners = min(k, len(names)), range(len(names))
-    queries = search_queries(sides[0], sides[1], k, device, partners, LEFT_TO_RIGHT)
-    queries += search_queries(sides[1], sides[0], k, device, partners, RIGHT_TO_LEFT)
+    if numbers is None:
+        numbers = np.arange(2 * len(names)).reshape(2, -1).T
+    queries = _one_way(sides[0], sides[1], numbers, k, device, LEFT_TO_RIGHT)
+    queries += _one_way(sides[1], sides[0], numbers[:, ::-1], k, device, RIGHT_TO_LEFT)
     return failures_first(queries) if order == "failures" else queries
+
+
+def _one_way(asked: Side, among: Side, numbers: Indices, k: int, device: torch.device, direction: str) -> list[Query]:
+    """The queries of pairs in one direction; `numbers` (N, 2) are those of the query and of its partner."""
+    distinct, first, partners = np.unique(numbers[:, 1], return_index=True, return_inverse=True)
+    if len(distinct) < len(numbers):
+        among = Side([among.images[row] for row in first], among.frozen[first], among.adapted[first])
+    own = np.searchsorted(distinct, numbers[:, 0]).clip(max=len(distinct) - 1)
+    own = np.where((distinct[own] == numbers[:, 0]) & (own != partners), own, -1)  # one may be its own partner
+    k = min(k, len(distinct) - int(own.max() >= 0))
+    return search_queries(asked, among, k, device, partners.tolist(), direction, own)
 
 
 def failures_first(queries: Sequence[Query]) -> list[Query]:

@@ -22,8 +22,7 @@ K = 10  # images that each measure finds
 def find_images_of(features: FeatureSet, given: Path | None) -> Path:
     """Return the folder with left/ and right/ that holds the images of a features file: the one that is given, or the
     one that extract.py recorded. InputError where the images are not there."""
-    flags = read_record(features.source.path).get("flags")
-    recorded = flags.get("dataset") if isinstance(flags, dict) else None
+    recorded = read_record(features.source.path).get("folder")
     folder = given or (Path(recorded) if isinstance(recorded, str) else None)
     if folder is None or not any(path is not None for path in paths_of(folder, features.survey.names[0])):
         where = f"the images are not in {printable(str(folder))}" if folder else "no record says where the images are"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from adaptation.similarity.others import search_others
 from adaptation.similarity.search import Neighbours, check, check_finite, exact_scores, search
 from common.errors import InputError
 from common.machine.resources import available_memory, require_memory
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
+    Rows = NDArray[np.int64]
 
 LEAST = 10_000  # images; exact search in fewer takes less time than the training of an index
 TRAINED = 64  # vectors a list that the lists are found from; faiss warns below 39
@@ -48,23 +51,26 @@ class Approximate:
     name: str
 
 
-def search_faiss(queries: Vectors, gallery: Vectors, k: int, seed: int = 0) -> Approximate:
+def search_faiss(queries: Vectors, gallery: Vectors, k: int, own: Rows | None = None, seed: int = 0) -> Approximate:
     """Return nearly the k most similar rows of `gallery` (N, E) for each row of `queries` (Q, E), of unit length.
 
     The index is an inverted file of about sqrt(N) lists, found by k-means from a sample that `seed` draws, with a byte
     a dimension. What it finds is scored again and ordered as by `search`. A gallery of fewer than 10,000 images is
-    searched exactly. InputError as by `search`, without faiss, and for a gallery whose index exceeds the memory.
+    searched exactly. The row `own` (Q,) of a query in the gallery, -1 where it is not there, does not count.
+    InputError as by `search`, without faiss, and for a gallery whose index exceeds the memory.
     """
     faiss = load_faiss()
     check(queries, gallery, k)
+    own = np.full(len(queries), -1) if own is None else own
     if len(gallery) < LEAST:
         logger.info(f"the gallery has {len(gallery):,} images, fewer than {LEAST:,}: searched exactly, with no index")
-        return Approximate(search(queries, gallery, k, CPU), 1.0, min(SAMPLE, len(queries)), EXACT)
+        neighbours = search_others(queries, gallery, k, CPU, own)
+        return Approximate(neighbours, 1.0, min(SAMPLE, len(queries)), EXACT)
     name = f"IVF{round(math.sqrt(len(gallery)))},SQ8"
     index = _built(faiss, name, gallery, seed)
-    neighbours = _searched(index, queries, gallery, k)
+    neighbours = search_others(queries, gallery, k, CPU, own, partial(_searched, index))
     sample = np.unique(np.linspace(0, max(0, len(queries) - 1), min(SAMPLE, len(queries))).astype(np.int64))
-    exact = search(queries[sample], gallery, k, CPU).indices
+    exact = search_others(queries[sample], gallery, k, CPU, own[sample]).indices
     return Approximate(neighbours, _recall(neighbours.indices[sample], exact), len(sample), name)
 
 

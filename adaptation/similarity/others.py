@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     Find = Callable[[Vectors, Vectors, int], Neighbours]
 
 
+def check_k(k: int, size: int, among: bool) -> None:
+    """InputError for a k above what can be found in a gallery of this size, where a query may be `among` it."""
+    if k > (most := size - among):
+        itself = " beside the query" if among else ""
+        raise InputError(f"-k {k:,}: the gallery has {most:,} images{itself}; k from 1 to {most:,} is possible")
+
+
 def search_others(
     queries: Vectors, gallery: Vectors, k: int, device: torch.device, own: Rows, find: Find | None = None
 ) -> Neighbours:
     """As `search`, without the row `own` (Q,) of each query, -1 where it is not in the gallery. `find` may be another
     search. InputError for a k above what is left of the gallery."""
-    among = int(own.max(initial=-1) >= 0)
-    if k + among > len(gallery):
-        size = len(gallery) - among
-        raise InputError(f"-k {k:,}: {size:,} images of the gallery can be found; k from 1 to {size:,} is possible")
+    among = bool(own.max(initial=-1) >= 0)
+    check_k(k, len(gallery), among)
     wanted = k + among
     found = find(queries, gallery, wanted) if find else search(queries, gallery, wanted, device)
     if not among:

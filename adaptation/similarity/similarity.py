@@ -18,7 +18,7 @@ from adaptation.similarity.given import Given
 from adaptation.similarity.learned.calibration import KINDS, percentile, quantile
 from adaptation.similarity.learned.file import NAME, Learned, describe, read_similarity
 from adaptation.similarity.learned.head import build, check_shapes, head_name
-from adaptation.similarity.learned.networks import Network, find_networks
+from adaptation.similarity.learned.networks import Network, find_networks, own_files
 from adaptation.similarity.others import search_others
 from common.errors import InputError, listed, printable
 from common.machine.device import tf32, training_device
@@ -44,11 +44,13 @@ ROWS = 4096  # feature vectors that go through PCA and head at a time
 
 @dataclass(frozen=True)
 class Found:
-    """An image that a search found: its name, its cosine with the query, and its rank, from 1."""
+    """An image that a search found: its name, its cosine with the query, its rank, from 1, and its number in the
+    gallery, from 0, which tells images of the same name apart."""
 
     name: str
     score: float
     rank: int
+    index: int
 
 
 class Similarity:
@@ -92,6 +94,7 @@ class Similarity:
         chosen = _device(device)
         files = [weights] if isinstance(weights, (str, Path)) else list(weights)
         _report_versions(learned.about["versions"], file)
+        own_files(learned.about["backbones"], files)
         return cls(learned, build(name, learned, shown), sha256(file), chosen, files)
 
     @cached_property
@@ -158,7 +161,8 @@ class Similarity:
             allowed = " or ".join(f"(N, {width})" for width in widths)
             raise InputError(f"features of shape {features.shape}: {allowed} is what this similarity takes")
         reduced = reduced or features.shape[1] != self.learned.width
-        parts = [self._vectors(features[first : first + ROWS], reduced) for first in range(0, len(features), ROWS)]
+        starts = range(0, max(1, len(features)), ROWS)
+        parts = [self._vectors(features[first : first + ROWS], reduced) for first in starts]
         frozen, adapted = (np.concatenate(side) for side in zip(*parts, strict=True))
         return frozen, adapted
 
@@ -173,19 +177,21 @@ class Similarity:
 
     def __call__(self, left: Given, right: Given) -> Vectors:
         """Return the cosines (N, M) float32 of N images with M others."""
-        cosines: Vectors = self.embed(left) @ self.embed(right).T
+        cosines: Vectors = (self.embed(left) @ self.embed(right).T).clip(-1, 1)
         return cosines
 
     def search(self, query: Given, gallery: Given, k: int = 10) -> list[Found] | list[list[Found]]:
         """Return the k most similar images of a gallery, best first: a list for one query, and a list of such lists
         for several. An image is not found as its own neighbour. InputError for a k above the images that can be found.
         """
+        if not isinstance(k, int):
+            raise InputError(f"k {k}: a whole number above 0 is expected")
         asked, images = given.list_images(query), given.list_images(gallery)
         own = given.own_rows(asked, images)
         neighbours = search_others(self.embed(asked), self.embed(images), k, self.device, own)
         found = [
             [
-                Found(given.name_of(images[index], index), float(score), rank)
+                Found(given.name_of(images[index], index), float(score), rank, index)
                 for rank, (index, score) in enumerate(zip(indices, scores, strict=True), 1)
             ]
             for indices, scores in zip(neighbours.indices.tolist(), neighbours.scores, strict=True)

@@ -613,7 +613,7 @@ def test_folder_with_something_in_it_stays_when_a_job_fails(
     assert refusal(job(root)).startswith("unreadable: left/a1.png")
     assert list(files_of(out / "tiny")) == ["notes.txt"]
     (root / "left" / "a1.png").write_bytes(b"")
-    assert "1 of the images cannot be read" in refusal(job(root))
+    assert "a1.png: cannot be read (an empty file)" in refusal(job(root))
     assert list(files_of(out / "tiny")) == ["notes.txt"]
 
 

@@ -7,6 +7,7 @@ images.npy       size and time of change of each image, by which a later call kn
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     Names = tuple[str, ...]
     Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+logger = logging.getLogger(__name__)
 
 EMBEDDINGS, FROZEN, IMAGES = "embeddings.npy", "frozen.npy", "images.npy"
 TABLE = "embeddings.parquet"  # where it was asked for
@@ -117,7 +120,7 @@ def _check_maker(shown: str, record: Mapping[str, Any], similarity: Similarity) 
     if maker != similarity.sha256:
         raise InputError(
             f"{shown}: was embedded by another similarity ({printable(str(maker))[:8]}... there, "
-            f"{similarity.sha256[:8]}... asked); embed it again into another folder, or with --overwrite"
+            f"{similarity.sha256[:8]}... asked); embed into another folder, or with similarity.py embed --overwrite"
         )
 
 
@@ -216,6 +219,10 @@ def _seal(writers: Sequence[FeaturesWriter], record: Mapping[str, Any]) -> None:
 def _place(staging: Staging) -> None:
     """Put the new files in the place of the old ones; what was made of the old ones goes too."""
     new = [path.name for path in staging.path.iterdir() if path.name in OWN]
+    if (table := staging.folder / TABLE).exists():
+        logger.warning(
+            f"note: {printable(str(table))}: removed, since the embeddings changed; --format parquet writes it"
+        )
     staging.place({name: name for name in new}, [name for name in OWN if (staging.folder / name).exists()])
 
 

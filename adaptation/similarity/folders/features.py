@@ -63,11 +63,16 @@ def check_made_alike(similarity: Similarity, path: Path) -> bool:
     if origin.gap:
         raise InputError(f"{shown}: {origin.gap}; so it may be of another network than the similarity")
     recorded = similarity.about["backbones"]
+    names, own_names = ([str(each["model"]) for each in networks] for networks in (recorded, origin.networks))
+    if names != own_names:
+        message = f"of {' and '.join(own_names)}, and the similarity was trained with {' and '.join(names) or 'others'}"
+        raise InputError(f"{shown}: {printable(message)}")
     settings = [{key: value for key, value in each.items() if key != ORIGIN} for each in origin.networks]
-    differing = [line for each, own in zip(recorded, settings, strict=False) for line in differences(each, own)]
-    if differing or len(recorded) != len(settings):
-        what = "; ".join(differing) or f"{len(recorded)} networks there, {len(settings)} here"
-        raise InputError(f"{shown}: not of the networks that the similarity was trained with ({what})")
+    if differing := [line for each, own in zip(recorded, settings, strict=True) for line in differences(each, own)]:
+        raise InputError(
+            f"{shown}: made with other settings than the features that the similarity was trained with ("
+            f"{printable('; '.join(differing))}, where 'there' is the similarity and 'asked' this file)"
+        )
     if origin.pca is not None:
         _check_pca(similarity, shown, origin.pca)
     return origin.pca is not None

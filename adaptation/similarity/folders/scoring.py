@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE = "scores.csv"
-LEARNED = "It has learned from these very pairs: new ones will be found less well."
+LEARNED = "It has learned from pairs of these very names: if they are the same images, others will score less well."
 HEADER = ("left", "right", "frozen_cosine", "cosine", "percentile_strangers", "percentile_partners")
 SEPARATORS = (",", ";", "\t")
 MOST_CSV = 2**28  # bytes
@@ -150,8 +150,10 @@ def _absolute(path: Path, name: str) -> Path:
 
 
 def has_learned_from(similarity: Similarity, scored: Scored) -> bool:
-    """Return whether these are the very pairs, by their names, that a similarity was trained on."""
-    return bool(similarity.about["pairs"].get("sha256") == pairs_digest(scored.names))
+    """Return whether a similarity was trained on pairs of these very names. A list names its images by their paths,
+    which may be longer than those in left/ and right/."""
+    files = [(PurePath(left).name, PurePath(right).name) for left, right in scored.names]
+    return similarity.about["pairs"].get("sha256") in (pairs_digest(scored.names), pairs_digest(files))
 
 
 def rows(similarity: Similarity, scored: Scored) -> Iterator[Sequence[object]]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaptation.similarity.folders.embedded import EMBEDDINGS, Embedded, open_embedded, read_states
+from adaptation.similarity.folders.embedded import (
+    EMBEDDINGS,
+    Embedded,
+    is_unchanged,
+    open_embedded,
+    read_states,
+    states_of,
+)
 from adaptation.similarity.folders.embedding import Options, embed_dataset
 from adaptation.similarity.folders.images import images_at
 from adaptation.similarity.folders.results import cosine, percentage
-from adaptation.similarity.others import ranks_among_others, search_others
+from adaptation.similarity.others import check_k, ranks_among_others, search_others
 from adaptation.similarity.search import Neighbours
 from adaptation.similarity.similarity import Similarity
 from common.errors import InputError, printable
@@ -89,15 +97,17 @@ def search_images(
 ) -> Search:
     """Embed the queries and the gallery into `folder`, as far as that is not done, and search. InputError for a k above
     the gallery's size, and as `embed_dataset`."""
-    k, size = wanted.k, len(gallery)
-    if k > size:
-        raise InputError(f"-k {k:,}: the gallery has {size:,} images; k from 1 to {size:,} is possible")
+    k = wanted.k
+    check_k(k, len(gallery), _is_among(queries, gallery))
     asked, candidates = _embedded(similarity, queries, gallery, folder, options)
     own = own_rows(asked, candidates)
     partners = _partners(asked, candidates, own) if wanted.paired else np.full(len(asked), -1)
     (frozen, adapted), (other_frozen, others) = asked.vectors(SIDE), candidates.vectors(SIDE)
-    find = _approximately if wanted.index == "faiss" else None
-    neighbours = search_others(adapted, others, k, similarity.device, own, find)
+    if wanted.index == "faiss":
+        neighbours = _approximately(adapted, others, k, own)
+    else:
+        neighbours = search_others(adapted, others, k, similarity.device, own)
+    _warn_of_changed(candidates, neighbours)
     ranks = ranks_among_others(frozen, other_frozen, neighbours.indices, similarity.device, own)
     return Search(asked, candidates, neighbours, ranks, own, partners)
 
@@ -126,10 +136,10 @@ def _partners(asked: Embedded, candidates: Embedded, own: NDArray[np.int64]) -> 
     return partners
 
 
-def _approximately(queries: Vectors, gallery: Vectors, k: int) -> Neighbours:
+def _approximately(queries: Vectors, gallery: Vectors, k: int, own: NDArray[np.int64]) -> Neighbours:
     from adaptation.similarity.index import EXACT, search_faiss
 
-    found = search_faiss(queries, gallery, k)
+    found = search_faiss(queries, gallery, k, own)
     if found.name != EXACT:
         measured = f"recall@{k} {found.recall:.4f} against exact search, measured on {found.sample:,} queries"
         logger.info(f"{found.name}: {measured}")
@@ -139,15 +149,54 @@ def _approximately(queries: Vectors, gallery: Vectors, k: int) -> Neighbours:
 def own_rows(asked: Embedded, candidates: Embedded) -> NDArray[np.int64]:
     """Return for each query (Q,) its row in the gallery, where it is the very same file, also behind a link; -1 where
     it is not there."""
-    own = np.full(len(asked), -1)
-    states = read_states(asked), read_states(candidates)
-    if states[0] is None or states[1] is None or asked.root is None or candidates.root is None:
-        return own
-    alike = np.flatnonzero(_shared(states[1], states[0]))  # a look at each file of a large gallery would take minutes
-    files = map(os.path.realpath, candidates.paths(SIDE, alike))
-    rows = dict(zip(files, alike.tolist(), strict=True))
-    own[:] = [rows.get(os.path.realpath(path), -1) for path in asked.paths(SIDE)]
+    files, others = _files(asked), _files(candidates)
+    return np.full(len(asked), -1) if files is None or others is None else _same_files(files, others)
+
+
+def _is_among(queries: Dataset, gallery: Dataset | Embedded) -> bool:
+    """Whether a query is in the gallery itself."""
+    files, others = _files(queries), _files(gallery)
+    return files is not None and others is not None and bool((_same_files(files, others) >= 0).any())
+
+
+@dataclass(frozen=True)
+class Files:
+    """N image files: their states (N, 1), of type STATE, and the paths of those in some rows."""
+
+    states: NDArray[Any]
+    paths: Callable[[NDArray[np.int64]], Sequence[Path]]
+
+
+def _files(images: Dataset | Embedded) -> Files | None:
+    """The files of images; None where they were embedded from a features file."""
+    if isinstance(images, Dataset):
+        return Files(states_of(images.states, 1), lambda rows: [images.items[row][0] for row in rows.tolist()])
+    states = read_states(images)
+    return None if states is None or images.root is None else Files(states, partial(images.paths, SIDE))
+
+
+def _same_files(queries: Files, gallery: Files) -> NDArray[np.int64]:
+    """For each query (Q,) the row of the gallery that is the same file; -1 where there is none."""
+    own = np.full(len(queries.states), -1)
+    alike = np.flatnonzero(_shared(gallery.states, queries.states))  # a look at all files would take minutes
+    rows = dict(zip(map(os.path.realpath, gallery.paths(alike)), alike.tolist(), strict=True))
+    own[:] = [rows.get(os.path.realpath(path), -1) for path in queries.paths(np.arange(len(own)))]
     return own
+
+
+def _warn_of_changed(gallery: Embedded, found: Neighbours) -> None:
+    """Warn of images that were found and are no longer those that were embedded."""
+    if gallery.root is None or (states := read_states(gallery)) is None:
+        return
+    rows = np.unique(found.indices)
+    paths = gallery.paths(SIDE, rows)
+    changed = [not is_unchanged(path, states[row, 0]) for row, path in zip(rows.tolist(), paths, strict=True)]
+    if count := sum(changed):
+        folder = printable(str(gallery.embeddings.path.parent))
+        logger.warning(
+            f"warning: {count:,} of the {len(rows):,} images found have changed or are gone since they were embedded; "
+            f"embed them into {folder} again"
+        )
 
 
 def _shared(states: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
+import numpy as np
+
 from adaptation.pages.content import Image, Page
 from adaptation.pages.page import MOST_QUERIES
 from adaptation.pages.pairs import Side, pair_queries, search_queries
@@ -60,10 +62,12 @@ def search_page(similarity: Similarity, found: Search) -> Page:
 
 def pairs_page(similarity: Similarity, scored: Scored) -> Page:
     """Return the page of scored pairs: both directions, and what is found worst comes first."""
-    k, (left, right) = min(K, len(scored.names)), scored.vectors()
-    queries = pair_queries(left, right, scored.names, scored.paths, k, similarity.device)
+    left, right = scored.vectors()
+    numbers = scored.places if len(scored.embedded.embeddings.sides) == 1 else None  # of images in a list of pairs
+    queries = pair_queries(left, right, scored.names, scored.paths, K, similarity.device, numbers=numbers)
     notes = [*about(similarity), *[LEARNED] * has_learned_from(similarity, scored)]
-    return Page("Pairs", queries, k, len(scored.names), notes)
+    gallery = max(len(np.unique(side)) for side in scored.places.T)
+    return Page("Pairs", queries, min(len(query.adapted) for query in queries), gallery, notes)
 
 
 def about(similarity: Similarity) -> list[str]:

@@ -16,7 +16,7 @@ FORMAT = 1
 LONGEST = 1000  # characters of a name
 MOST_WIDTH = 2**24  # dimensions
 MOST = 2**53  # of what is counted: so far JSON is exact everywhere
-MOST_NETWORKS = 1000
+MOST_NETWORKS = 100
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -103,6 +103,13 @@ def wrong(value: Any, expected: Mapping[str, Any], place: str = "") -> str | Non
     return None
 
 
+def _disagreeing(networks: list[Mapping[str, Any]], width: int) -> str | None:
+    """The field in which networks are one twice, or give other dimensions than `width` when side by side."""
+    if any(network in networks[:number] for number, network in enumerate(networks)):
+        return "backbones"
+    return "width" if networks and sum(sum(each["layers"].values()) for each in networks) != width else None
+
+
 def check_about(about: Any) -> None:
     """ValueError for a description that is not as `learned_of` makes it, which names the field."""
     name = wrong(about, ABOUT)
@@ -114,5 +121,7 @@ def check_about(about: Any) -> None:
         name = next(filter(None, parts), None)
     if name is None and ("pca" not in about or about["pca"] is not None):
         name = wrong(about.get("pca"), PCA, "pca")
+    if name is None:
+        name = _disagreeing(about["backbones"], about["width"])
     if name is not None:
         raise ValueError(f"its field '{printable(name)}' is missing, of another type or out of bounds")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adaptation.data.pairs import Pairs
 from adaptation.similarity.learned.calibration import KINDS, count_cosines
 from adaptation.similarity.learned.file import Learned
-from adaptation.similarity.learned.origin import NO_PCA, Origin
+from adaptation.similarity.learned.origin import NO_PCA, OTHER_WIDTH, Origin
 from adaptation.trainer import Settings
 from common.record import package_versions
 from common.vectors import to_unit
@@ -84,9 +84,13 @@ def learned_of(
 
 
 def _fitting(origin: Origin, own: PCA | None, width: int) -> Origin:
-    """The origin of features of `width` dimensions; one with a gap where its PCA gives others."""
+    """The origin of features of `width` dimensions; one with a gap where its PCA or its networks give others."""
     if own is None and origin.pca is not None and len(origin.pca.components_) != width:
         return Origin([], gap=NO_PCA)
+    pca = own if own is not None else origin.pca
+    given = sum(sum(network["layers"].values()) for network in origin.networks)
+    if origin.networks and given != (width if pca is None else len(pca.mean_)):
+        return Origin([], gap=OTHER_WIDTH)
     return origin
 
 

@@ -56,12 +56,19 @@ def find_networks(
     `weights` are local files, each for the network whose SHA-256 it has. InputError for weights that cannot be had, and
     where the network, its layers or its preprocessing are no longer those that are recorded.
     """
+    files = own_files(recorded, weights)
+    return [_find(each, device, files) for each in recorded]
+
+
+def own_files(recorded: Sequence[Mapping[str, Any]], weights: Sequence[str | Path]) -> dict[str, Path]:
+    """Return files of weights by their SHA-256; InputError where there are none, or where they are of none of the
+    recorded networks."""
     files = {sha256(path): path for path in _existing(weights)}
     if others := [str(path) for digest, path in files.items() if digest not in _digests(recorded)]:
         wanted = listed(f"{digest[:8]}..." for digest in _digests(recorded))
         begins = f"whose SHA-256 begins with {wanted}" if wanted else "which are random"
         raise InputError(f"{listed(others)}: not the weights of this similarity, {begins}")
-    return [_find(each, device, files) for each in recorded]
+    return files
 
 
 def _existing(weights: Sequence[str | Path]) -> list[Path]:

@@ -22,6 +22,7 @@ ORIGIN = WEIGHTS_ORIGIN
 RANDOM = "random"
 SOURCES = re.compile(r"(hub:|package:|https?://).*/.*")  # of weights that anyone can have; no file's name has a slash
 NO_RECORD = "no .json beside the features says which network they are of"
+OTHER_WIDTH = "the features have other dimensions than the layers that their .json names"
 APART = "the features are not those of all layers together, which extract.py -p adapt makes"
 NO_PCA = "the PCA that reduced the features is not beside them"
 

@@ -95,6 +95,26 @@ def test_query_without_partner_comes_after_the_failures() -> None:
     assert failures_first([unknown, first, last]) == [last, first, unknown]
 
 
+def test_an_image_of_several_pairs_is_in_a_gallery_once_and_does_not_find_itself() -> None:
+    """Pairs (a, b), (b, a), (c, b), (c, d), (d, d) of four images."""
+    numbers = np.array([[0, 1], [1, 0], [2, 1], [2, 3], [3, 3]])
+    frozen, adapted = units(4, 12, 1), units(4, 5, 2)
+    left, right = ((frozen[side], adapted[side]) for side in numbers.T)
+    names = [("abcd"[one], "abcd"[other]) for one, other in numbers.tolist()]
+    queries = pair_queries(left, right, names, [(None, None)] * 5, 10, CPU, order="given", numbers=numbers)
+    for query, (one, other) in zip(queries, [*numbers.tolist(), *numbers[:, ::-1].tolist()], strict=True):
+        gallery = sorted(set(numbers[:, 1 if query.direction == "left to right" else 0].tolist()))
+        others = [image for image in gallery if image != one or image == other]
+        for hits, rank, vectors in (
+            (query.frozen, query.frozen_rank, frozen),
+            (query.adapted, query.adapted_rank, adapted),
+        ):
+            order = sorted(others, key=lambda image: -float(vectors[one] @ vectors[image]))
+            assert [hit.image.name for hit in hits] == ["abcd"[image] for image in order][: len(hits)]
+            assert [hit.partner for hit in hits] == [image == other for image in order][: len(hits)]
+            assert rank == order.index(other) + 1
+
+
 def test_few_pairs_are_all_found() -> None:
     queries = pair_queries(LEFT, RIGHT, NAMES, PATHS, 50, CPU)
     assert {(len(query.frozen), len(query.adapted)) for query in queries} == {(PAIRS, PAIRS)}

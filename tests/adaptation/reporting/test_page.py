@@ -87,3 +87,21 @@ def test_runs_without_similarities_have_no_page(
     assert "--html: no similarity.safetensors in run1" in error
     assert "--overwrite trains the runs again" in error
     assert not (folder / "page.html").exists()
+
+
+def test_images_are_those_of_the_extraction_wherever_training_runs(
+    tmp_path: Path, features: Path, image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder here may have the name that was given there, and images of the same names."""
+    monkeypatch.chdir(tmp_path)
+    words = f"-d pairs -s again --model {features.name} --weights random -p adapt-pca 8 --cpu".split()
+    assert extract.main(words) == 0
+    (tmp_path / "elsewhere").mkdir()
+    for side, suffix in (("left", "png"), ("right", "jpg")):
+        for number in range(12):
+            image(tmp_path / "elsewhere" / "pairs" / side / f"a{number}.{suffix}", (40, 30), 77)
+    assert run(tmp_path / "again" / features.name, tmp_path / "here", "--html") == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run(tmp_path / "again" / features.name, tmp_path / "there", "--html") == 0
+    pages = [(tmp_path / name / "page.html").read_text(encoding="utf-8") for name in ("here", "there")]
+    assert pages[0] == pages[1]

@@ -79,7 +79,7 @@ def test_scores_are_exact_best_first_and_each_row_comes_once() -> None:
 
 def test_seed_decides() -> None:
     queries, gallery = clustered(80, 1), clustered(4000, 2)
-    first, again, other = (search_faiss(queries, gallery, 10, seed).neighbours.indices for seed in (3, 3, 4))
+    first, again, other = (search_faiss(queries, gallery, 10, seed=seed).neighbours.indices for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 

@@ -58,5 +58,5 @@ def test_an_own_row_that_an_index_did_not_find_does_no_harm() -> None:
 
 def test_k_that_the_others_lack_is_refused() -> None:
     gallery = drawn(4, 4)
-    with pytest.raises(InputError, match=r"-k 4: 3 images of the gallery can be found; k from 1 to 3 is possible"):
+    with pytest.raises(InputError, match=r"-k 4: the gallery has 3 images beside the query; k from 1 to 3 is possible"):
         search_others(gallery[:1], gallery, 4, CPU, np.array([0]))

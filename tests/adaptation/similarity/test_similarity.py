@@ -84,7 +84,7 @@ def test_networks_side_by_side_are_all_in_the_similarity(
 ) -> None:
     from dataclasses import replace
 
-    other = replace(tiny_model, name="tiny2", layers={"layer2": 64})
+    other = replace(tiny_model, name="tiny2", layers={"layer2": 48})
     monkeypatch.setattr(models, "BACKBONES", (*models.BACKBONES, other))
     words = ["--model", "tiny", "--model", "tiny2", "--weights", "random", "--concat", "-p", "adapt-pca", "8", "--cpu"]
     assert extract.main(["-d", str(draw(12)), "-s", str(tmp_path / "f"), *words]) == 0
@@ -160,6 +160,13 @@ def test_cosines_and_search_are_those_of_numpy(tmp_path: Path, learned: Path) ->
         similarity.search(query, right, k=17)
 
 
+def test_no_features_give_no_embeddings_and_cosines_are_at_most_one(tmp_path: Path, learned: Path) -> None:
+    similarity, right = Similarity.load(learned), tmp_path / "pairs" / "right"
+    frozen, adapted = similarity.vectors(np.zeros((0, 320), np.float32))
+    assert (frozen.shape, adapted.shape) == ((0, frozen.shape[1]), (0, 1024))
+    assert np.diag(similarity(right, right)).max() <= 1
+
+
 def test_an_image_is_not_found_as_its_own_neighbour(tmp_path: Path, learned: Path) -> None:
     similarity, right = Similarity.load(learned), tmp_path / "pairs" / "right"
     images = sorted(right.iterdir())
@@ -170,8 +177,10 @@ def test_an_image_is_not_found_as_its_own_neighbour(tmp_path: Path, learned: Pat
         assert [each.rank for each in found] == list(range(1, 16))
     opened = [Image.open(path).convert("RGB") for path in images]
     of_opened: Any = similarity.search(opened[3], opened, k=15)
-    assert "image 4" not in [each.name for each in of_opened]
-    with pytest.raises(InputError, match="-k 16: 15 images of the gallery can be found"):
+    assert sorted(each.index for each in of_opened) == [row for row in range(16) if row != 3]
+    with pytest.raises(InputError, match=r"k 2\.5: a whole number"):
+        similarity.search(images[3], right, k=2.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="-k 16: the gallery has 15 images beside the query"):
         similarity.search(images[3], right, k=16)
 
 
@@ -224,10 +233,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"tiny: no longer the network .*preprocessing resize: 99 there, 36 asked",
     ),
     "channels": (
-        lambda about: about["backbones"][0]["layers"].update(layer3=5),
-        r"tiny: no longer the network .*layers layer3: 5 there, 192 asked",
+        lambda about: about["backbones"][0].update(layers={"layer2": 300, "layer3": 20}),
+        r"tiny: no longer the network .*layers layer2: 300 there, 48 asked",
     ),
-    "layer": (lambda about: about["backbones"][0].update(layers={"nothing": 4}), r"tiny: no layer 'nothing'"),
+    "layer": (lambda about: about["backbones"][0].update(layers={"nothing": 320}), r"tiny: no layer 'nothing'"),
     "pooling": (lambda about: about["backbones"][0].update(pooling="max"), r"tiny: .* cannot be understood"),
     "network": (lambda about: about["backbones"][0].update(model="tinny"), r"unknown model 'tinny'"),
     "no network": (
@@ -401,9 +410,8 @@ def test_networks_of_other_dimensions_are_refused(tmp_path: Path, learned: Path)
     def fewer(about: dict[str, Any]) -> None:
         about["backbones"][0]["layers"] = {"layer1": 32}
 
-    similarity = Similarity.load(edited(learned, fewer))
-    with pytest.raises(InputError, match="give 32 dimensions, and it was trained on 320"):
-        similarity.embed(tmp_path / "pairs" / "left")
+    with pytest.raises(InputError, match="its field 'width' is missing, of another type or out of bounds"):
+        Similarity.load(edited(learned, fewer))
 
 
 def test_a_folder_of_several_similarities_names_them(tmp_path: Path, learned: Path) -> None:

@@ -164,6 +164,28 @@ def test_a_list_may_grow_by_images_from_elsewhere(tmp_path: Path, run: Run, imag
     assert "b, c.png" in (out / "page.html").read_text(encoding="utf-8")
 
 
+def test_pairs_of_the_names_that_it_has_learned_from_are_reported(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(path.name for path in (tmp_path / "pairs" / "left").iterdir())
+    listed = tmp_path / "pairs.csv"
+    for chosen, reported in ((names, True), (names[1:], False)):
+        listed.write_text("left,right\n" + "".join(f"pairs/left/{name},pairs/right/{name}\n" for name in chosen))
+        assert run("score", "--pairs", listed, "-s", tmp_path / "out", "--overwrite") == 0
+        assert (LEARNED in capsys.readouterr().err) == reported
+
+
+def test_the_page_has_each_image_once_in_a_gallery(tmp_path: Path, run: Run) -> None:
+    """Pairs (a, b), (b, a), (c, b), (c, d), (d, d)."""
+    pairs = [(1, 2), (2, 1), (3, 2), (3, 4), (4, 4)]
+    listed = tmp_path / "pairs" / "left" / "pairs.csv"
+    listed.write_text("left,right\n" + "".join(f"a{one}.png,a{other}.png\n" for one, other in pairs))
+    assert run("score", "--pairs", listed, "-s", tmp_path / "out", "--html") == 0
+    html = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert html.count("<article") == 10
+    assert "4 images were searched for each query" in html
+
+
 def test_pairs_are_recognised_in_any_order() -> None:
     names = [("b.png", "b.jpg"), ("a.png", "a.jpg"), ("a-b.png", "a-b.png")]
     assert pairs_digest(names) == pairs_digest(names[::-1]) != pairs_digest(names[1:])

@@ -93,6 +93,14 @@ def test_a_whole_description_is_taken() -> None:
 
 def test_networks_must_be_few() -> None:
     assert refused({**WHOLE, "backbones": [NETWORK] * (MOST_NETWORKS + 1)})
+
+
+def test_a_network_is_there_once_and_all_have_the_dimensions_of_the_features() -> None:
+    width = sum(NETWORK["layers"].values())
+    other = {**NETWORK, "model": "another"}
+    check_about({**WHOLE, "backbones": [NETWORK, other], "width": 2 * width})
+    assert refused({**WHOLE, "backbones": [NETWORK, NETWORK], "width": 2 * width})
+    assert refused({**WHOLE, "backbones": [NETWORK, other], "width": width})
     wrong: Any
     for wrong in (None, [], 3, "text"):
         assert refused(wrong)
