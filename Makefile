@@ -33,10 +33,11 @@ docs: .venv/ready
 clean:
 	rm -rf .venv demo-output comparison-output
 
-.venv/ready: requirements.txt requirements-demo.txt requirements-dev.txt requirements-facenet.txt requirements-faiss.txt requirements-heif.txt requirements-parquet.txt
+.venv/ready: pyproject.toml requirements.txt requirements-demo.txt requirements-dev.txt requirements-facenet.txt requirements-faiss.txt requirements-heif.txt requirements-parquet.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-demo.txt -r requirements-dev.txt -r requirements-faiss.txt -r requirements-parquet.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-facenet.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/heif -r requirements-heif.txt
 	touch $@

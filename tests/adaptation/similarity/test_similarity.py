@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,17 @@ def test_networks_side_by_side_are_all_in_the_similarity(
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {project!r})
-from featuresExtractor import models
-from tests.conftest import TINY
-models.BACKBONES = (*models.BACKBONES, TINY)
 from adaptation import Similarity
+from featuresExtractor import models
+sys.path.append({project!r})
+from tests.conftest import TINY  # a network that only the tests know
+models.BACKBONES = (*models.BACKBONES, TINY)
 similarity = Similarity.load("here.safetensors")
 print(similarity.embed(["a.png"]).tobytes().hex())
 """
 
 
+@pytest.mark.skipif(not list(distributions(name="visual-similarity-adaptation")), reason="pip install -e . is missing")
 def test_two_lines_load_it_in_another_process_from_another_folder_with_the_file_alone(
     tmp_path: Path, learned: Path
 ) -> None:
