@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featuresExtractor import eigen
-from featuresExtractor.eigen import filtered_subspace, full_decomposition, leading_eigenpairs
+from featuresExtractor.eigen import corrected_subspace, full_decomposition, leading_eigenpairs
 
 Matrix = NDArray[np.float64]
 WIDTH, COUNT = 900, 20
@@ -82,7 +82,7 @@ def falling(width: int = WIDTH) -> dict[str, Matrix]:
 @pytest.mark.parametrize("name", falling())
 def test_falling_spectra_are_found_by_the_iteration(name: str) -> None:
     matrix = matrix_of(falling()[name])
-    check(filtered_subspace(matrix, COUNT), matrix, COUNT)
+    check(corrected_subspace(matrix, COUNT), matrix, COUNT)
 
 
 @pytest.mark.parametrize("giant", [1e2, 1e4, 1e6, 1e8])
@@ -90,13 +90,13 @@ def test_beside_a_giant_the_others_are_found_as_far_as_rounding_to_it_lets_them(
     """The bound that is promised: an angle of 1e-8, or a residual of 1e-13 of the largest eigenvalue."""
     values = np.where(np.arange(WIDTH) == 0, giant, 0.9 ** np.arange(WIDTH))
     matrix, gap = matrix_of(values), values[COUNT - 1] - values[COUNT]
-    check(filtered_subspace(matrix, COUNT), matrix, COUNT, 2 * max(1e-8, 1e-13 * giant / gap))
+    check(corrected_subspace(matrix, COUNT), matrix, COUNT, 2 * max(1e-8, 1e-13 * giant / gap))
 
 
 @pytest.mark.parametrize(("width", "count"), [(900, 8), (900, 30), (1201, 30)])
 def test_every_number_of_pairs_is_found(width: int, count: int) -> None:
     matrix = matrix_of(0.97 ** np.arange(width))
-    check(filtered_subspace(matrix, count), matrix, count)
+    check(corrected_subspace(matrix, count), matrix, count)
 
 
 def noise(rows: int) -> Tensor:
@@ -108,12 +108,12 @@ def noise(rows: int) -> Tensor:
 @pytest.mark.parametrize("rows", [2000, 10_000])
 def test_flat_spectrum_is_left_to_the_full_decomposition_or_right(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = noise(rows)
-    found = filtered_subspace(matrix, COUNT)
+    found = corrected_subspace(matrix, COUNT)
     if found is not None:
         check(found, matrix, COUNT, 1e-6)
     check(leading_eigenpairs(matrix, COUNT), matrix, COUNT, 1e-6)
     monkeypatch.setattr(eigen, "MOST_PRODUCTS", 5)
-    assert filtered_subspace(matrix, COUNT) is None
+    assert corrected_subspace(matrix, COUNT) is None
     check(leading_eigenpairs(matrix, COUNT), matrix, COUNT, 1e-6)
 
 
@@ -174,7 +174,7 @@ def test_iteration_alone_is_used_where_it_is_worth_it(monkeypatch: pytest.Monkey
 
 
 def test_it_is_not_tried_where_it_is_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid("filtered_subspace", monkeypatch)
+    forbid("corrected_subspace", monkeypatch)
     matrix = matrix_of(0.95 ** np.arange(WIDTH))
     check(leading_eigenpairs(matrix, WIDTH // 6 - 39), matrix, WIDTH // 6 - 39)
     check(leading_eigenpairs(matrix[:30, :30], 30), matrix[:30, :30], 30)
@@ -185,7 +185,7 @@ def test_filter_takes_few_products(name: str, most: int, monkeypatch: pytest.Mon
     """Some more than were counted; another polynomial would settle too, and late."""
     matrix = matrix_of(falling()[name])
     monkeypatch.setattr(eigen, "MOST_PRODUCTS", most)
-    check(filtered_subspace(matrix, COUNT), matrix, COUNT)
+    check(corrected_subspace(matrix, COUNT), matrix, COUNT)
 
 
 def test_full_decomposition_is_numpys() -> None:
