@@ -92,7 +92,8 @@ def _krylov(matrix: Tensor, width: int) -> Tensor:
         image.addmm_(known, products, alpha=-1)
         image.addmm_(known, known.T @ image, alpha=-1)  # once is not enough for orthogonality
         block = torch.linalg.qr(image)[0]
-    return space @ torch.linalg.eigh(inner, UPLO="U")[1].flip(1)[:, :width]
+    leading: Tensor = space @ torch.linalg.eigh(inner, UPLO="U")[1].flip(1)[:, :width]
+    return leading
 
 
 def _turned(basis: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

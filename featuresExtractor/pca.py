@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NARROW = 1024  # up to this width float64 costs little
 MATRICES = 2  # as large as the covariance, at the least, that are held at once
 ADVICE = "take fewer --layers, or one PCA a layer (-p pca N)"
+OUTER = 32  # outer products that are added together
 BLOCKS, BLOCK = 8, 256  # parts that a row is cut into, and the least numbers of one
 
 
@@ -48,6 +49,7 @@ class Moments:
         self.count = 0
         self.mean = torch.zeros(width, dtype=torch.float64, device=device)
         self.scatter = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.outer: list[tuple[Tensor, float]] = []  # vectors and weights whose outer products the scatter lacks
         self.products = torch.float32 if width > NARROW else torch.float64
         step = max(BLOCK, -(-width // BLOCKS))
         self.blocks = [slice(start, min(start + step, width)) for start in range(0, width, step)]
@@ -59,24 +61,33 @@ class Moments:
         rest = centred.mean(0, dtype=torch.float64)  # what rounding left of the mean
         shift, total = about + rest - self.mean, self.count + len(rows)
         self._add_products(centred)
-        self._add_outer(rest, -len(rows))
-        self._add_outer(shift, self.count * len(rows) / total)
+        self.outer += [(rest, -len(rows)), (shift, self.count * len(rows) / total)]
+        if len(self.outer) >= OUTER:
+            self._add_outer()
         self.mean += shift * (len(rows) / total)
         self.count = total
 
     def _add_products(self, centred: Tensor) -> None:
-        scale = power_of_two(centred.abs().max().float())  # squares of large numbers would overflow a float32
-        scaled, square = centred / scale, scale.double().square()  # on the device, so that nothing waits for it
+        """Adds the products of a chunk, which is written over."""
+        least, most = torch.aminmax(centred)
+        scale = power_of_two(torch.maximum(most, -least).float())  # squares of large numbers would overflow a float32
+        scaled, square = centred.div_(scale), scale.double().square()  # on the device, so that nothing waits for it
         for block in self.blocks:
             products = scaled[:, block].T @ scaled[:, : block.stop]
             self.scatter[block, : block.stop].addcmul_(products, square)
 
-    def _add_outer(self, vector: Tensor, scale: float) -> None:
+    def _add_outer(self) -> None:
+        """Adds the outer products of vectors that wait for it: many together cost what one does."""
+        vectors = torch.stack([vector for vector, _ in self.outer])
+        weighted = vectors * vectors.new_tensor([weight for _, weight in self.outer])[:, None]
         for block in self.blocks:
-            self.scatter[block, : block.stop].addr_(vector[block], vector[: block.stop], alpha=scale)
+            self.scatter[block, : block.stop].addmm_(weighted[:, block].T, vectors[:, : block.stop])
+        self.outer.clear()
 
     def covariance(self) -> Tensor:
         """Of the rows seen, (D, D), in the memory of the scatter: nothing can be added afterwards."""
+        if self.outer:
+            self._add_outer()
         for block in self.blocks:
             self.scatter[: block.start, block] = self.scatter[block, : block.start].T
         return self.scatter.div_(max(1, self.count - 1))
