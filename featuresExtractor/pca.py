@@ -159,21 +159,27 @@ def _as_sklearn(components: Tensor, moments: Moments, kept: Tensor, total: Tenso
 
 
 class Projection:
-    """A fitted PCA on a device, in float64 like its fit: `rows` (n, D) float32 -> (n, n_components) float32."""
+    """A fitted PCA on a device: `rows` (n, D) float32 -> (n, n_components) float32.
+
+    The mean is subtracted first, so that products in float32 lose nothing to rows far from the origin; what rounding
+    takes from the mean is made up for in float64.
+    """
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
         device = float64_device(device)
-        self.mean = torch.from_numpy(np.asarray(pca.mean_, np.float64)).to(device)
-        self.components = torch.from_numpy(np.asarray(pca.components_, np.float64)).to(device)
+        mean, components = (torch.from_numpy(np.asarray(values, np.float64)) for values in (pca.mean_, pca.components_))
+        self.mean, self.components = mean.float().to(device), components.float().to(device)
+        self.rest = (components @ (mean.float().double() - mean)).float().to(device)
 
     @torch.inference_mode()
+    @tf32(False)
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        centred = torch.from_numpy(rows).to(self.mean.device).to(self.mean.dtype) - self.mean
-        projected: NDArray[np.float32] = self._project(centred).float().cpu().numpy()
+        centred = torch.from_numpy(rows).to(self.mean.device) - self.mean
+        projected: NDArray[np.float32] = self._project(centred).cpu().numpy()
         return projected
 
     def _project(self, centred: Tensor) -> Tensor:
-        return centred @ self.components.T
+        return (centred @ self.components.T).add_(self.rest)
 
 
 class MeasuredProjection(Projection):
@@ -181,13 +187,13 @@ class MeasuredProjection(Projection):
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
         super().__init__(pca, device)
-        self.count, self.squares = 0, self.mean.new_zeros(2)
-        self.sums = [torch.zeros_like(self.mean), self.mean.new_zeros(len(self.components))]
+        self.count, self.squares = 0, torch.zeros(2, dtype=torch.float64, device=self.mean.device)
+        self.sums = [torch.zeros_like(side, dtype=torch.float64) for side in (self.mean, self.rest)]
 
     def _project(self, centred: Tensor) -> Tensor:
         projected = super()._project(centred)
         self.count += len(centred)
-        for number, values in enumerate((centred, projected)):
+        for number, values in enumerate((centred.double(), projected.double())):
             self.squares[number] += values.square().sum()
             self.sums[number] += values.sum(0)
         return projected
