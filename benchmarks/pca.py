@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,8 @@ def measure(sizes: Sizes, device: torch.device, repeats: int) -> list[Row]:
     return [
         Row(f"PCA, {size}, beside the default (not exact)", "s", seconds["default"], seconds["ours"], seconds["limit"]),
         Row(f"PCA, {size}, beside covariance_eigh", "s", seconds["exact"], seconds["ours"], seconds["limit"], 1.0),
+        Row("PCA, of it reading", "s", None, seconds["reading"]),
+        Row("PCA, of it reading and covariance", "s", None, seconds["covariance"], seconds["limit"]),
         Row(f"eigenpairs, {sizes.width:,} -> {sizes.components}", "s", solved["library"], solved["ours"], None, 1.0),
         Row(f"projection, {size}", "s", passes["plain"], passes["ours"], passes["limit"]),
         Row("PCA, memory over the imports", "GB", None, taken / 1e9, MEMORY / 1e9, None, 1.0),
@@ -69,6 +71,8 @@ def _fits(path: Path, vectors: Matrix, sizes: Sizes, device: torch.device, repea
             "exact": lambda: plain.fit_pca(vectors, sizes.components, "covariance_eigh"),
             "ours": lambda: fit_pca(_vectors(path), sizes.width, sizes.components, device),
             "limit": lambda: _products(vectors, device),
+            "reading": lambda: sum(len(chunk) for chunk in _vectors(path)),
+            "covariance": lambda: _covariance(_vectors(path), sizes.width, device).cpu(),
         },
         repeats,
     )
@@ -76,9 +80,7 @@ def _fits(path: Path, vectors: Matrix, sizes: Sizes, device: torch.device, repea
 
 def _eigenpairs(vectors: Matrix, sizes: Sizes, device: torch.device, repeats: int) -> dict[str, float]:
     """Seconds for the leading eigenpairs of the covariance: ours beside the fastest exact way of a library."""
-    moments = Moments(sizes.width, device)
-    moments.add(torch.from_numpy(vectors))
-    matrix = moments.covariance()
+    matrix = _covariance([vectors], sizes.width, device)
     return median_seconds(
         {
             "library": lambda: _largest(matrix, sizes.components),
@@ -86,6 +88,14 @@ def _eigenpairs(vectors: Matrix, sizes: Sizes, device: torch.device, repeats: in
         },
         repeats,
     )
+
+
+@torch.inference_mode()
+def _covariance(chunks: Iterable[Matrix], width: int, device: torch.device) -> Tensor:
+    moments = Moments(width, device)
+    for chunk in chunks:
+        moments.add(torch.from_numpy(chunk))
+    return moments.covariance()
 
 
 def _largest(matrix: Tensor, count: int) -> None:
