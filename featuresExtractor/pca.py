@@ -61,9 +61,9 @@ class Moments:
         rest = centred.mean(0, dtype=torch.float64)  # what rounding left of the mean
         shift, total = about + rest - self.mean, self.count + len(rows)
         self._add_products(centred)
-        self.outer += [(rest, -len(rows)), (shift, self.count * len(rows) / total)]
         if len(self.outer) >= OUTER:
             self._add_outer()
+        self.outer += [(rest, -len(rows)), (shift, self.count * len(rows) / total)]
         self.mean += shift * (len(rows) / total)
         self.count = total
 
@@ -71,23 +71,23 @@ class Moments:
         """Adds the products of a chunk, which is written over."""
         least, most = torch.aminmax(centred)
         scale = power_of_two(torch.maximum(most, -least).float())  # squares of large numbers would overflow a float32
-        scaled, square = centred.div_(scale), scale.double().square()  # on the device, so that nothing waits for it
+        square = scale.double().square()  # on the device, so that nothing waits for it
+        centred.div_(scale)
         for block in self.blocks:
-            products = scaled[:, block].T @ scaled[:, : block.stop]
+            products = centred[:, block].T @ centred[:, : block.stop]
             self.scatter[block, : block.stop].addcmul_(products, square)
 
     def _add_outer(self) -> None:
         """Adds the outer products of vectors that wait for it: many together cost what one does."""
         vectors = torch.stack([vector for vector, _ in self.outer])
-        weighted = vectors * vectors.new_tensor([weight for _, weight in self.outer])[:, None]
+        weighted = torch.stack([vector * weight for vector, weight in self.outer])
         for block in self.blocks:
             self.scatter[block, : block.stop].addmm_(weighted[:, block].T, vectors[:, : block.stop])
         self.outer.clear()
 
     def covariance(self) -> Tensor:
         """Of the rows seen, (D, D), in the memory of the scatter: nothing can be added afterwards."""
-        if self.outer:
-            self._add_outer()
+        self._add_outer()
         for block in self.blocks:
             self.scatter[: block.start, block] = self.scatter[block, : block.start].T
         return self.scatter.div_(max(1, self.count - 1))
@@ -159,11 +159,8 @@ def _as_sklearn(components: Tensor, moments: Moments, kept: Tensor, total: Tenso
 
 
 class Projection:
-    """A fitted PCA on a device: `rows` (n, D) float32 -> (n, n_components) float32.
-
-    The mean is subtracted first, so that products in float32 lose nothing to rows far from the origin; what rounding
-    takes from the mean is made up for in float64.
-    """
+    """A fitted PCA on a device: `rows` (n, D) float32 -> (n, n_components) float32. The mean is subtracted first, so
+    that rows far from the origin lose nothing in float32; what rounding takes from it is made up for in float64."""
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
         device = float64_device(device)
@@ -175,8 +172,7 @@ class Projection:
     @tf32(False)
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         centred = torch.from_numpy(rows).to(self.mean.device) - self.mean
-        projected: NDArray[np.float32] = self._project(centred).cpu().numpy()
-        return projected
+        return np.asarray(self._project(centred).cpu())
 
     def _project(self, centred: Tensor) -> Tensor:
         return (centred @ self.components.T).add_(self.rest)
@@ -207,8 +203,7 @@ class MeasuredProjection(Projection):
 
 
 def save_pca(pca: PCA, path: str | os.PathLike[str]) -> None:
-    """Writes a fitted PCA as a skops file, which holds arrays and settings and no code. The same PCA gives the
-    same bytes."""
+    """Writes a fitted PCA as a skops file: arrays and settings, no code. The same PCA gives the same bytes."""
     import skops.io
 
     with written_whole(Path(path)) as partial:

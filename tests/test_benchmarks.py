@@ -122,6 +122,8 @@ def test_all_stages_are_measured_shown_and_saved(tmp_path: Path, capsys: pytest.
         "extraction, resnet18, bf16",
         "PCA, 300 x 60 -> 5, beside the default (not exact)",
         "PCA, 300 x 60 -> 5, beside covariance_eigh",
+        "PCA, of it reading",
+        "PCA, of it reading and covariance",
         "eigenpairs, 60 -> 5",
         "projection, 300 x 60 -> 5",
         "PCA, memory over the imports",

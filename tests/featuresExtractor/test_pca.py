@@ -287,6 +287,16 @@ def test_chunks_of_wide_rows_do_not_matter(sizes: list[int]) -> None:
     assert chunked.n_samples_ == 1500
 
 
+@pytest.mark.parametrize("chunks", [1, 15, 16, 17, 32, 33])
+def test_covariance_is_whole_after_any_number_of_chunks(chunks: int) -> None:
+    """Outer products wait until there are many."""
+    rows, moments = rows_of(3 * chunks, 20), Moments(20, CPU)
+    for chunk in np.split(rows, chunks):
+        moments.add(torch.from_numpy(chunk))
+    expected = np.cov(rows.astype(np.float64), rowvar=False)
+    assert np.abs(moments.covariance().numpy() - expected).max() <= 1e-12 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_wide_rows_one_by_one_far_from_the_origin_lose_no_precision(chunk: int) -> None:
     rows = wide_rows(mean=100.0, count=30)
