@@ -159,23 +159,22 @@ def _as_sklearn(components: Tensor, moments: Moments, kept: Tensor, total: Tenso
 
 
 class Projection:
-    """A fitted PCA on a device: `rows` (n, D) float32 -> (n, n_components) float32. The mean is subtracted first, so
-    that rows far from the origin lose nothing in float32; what rounding takes from it is made up for in float64."""
+    """A fitted PCA on a device: `rows` (n, D) float32 -> (n, n_components) float32. Computed in float64 and rounded, so
+    that a row does not depend on the rows that are projected with it."""
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
         device = float64_device(device)
-        mean, components = (torch.from_numpy(np.asarray(values, np.float64)) for values in (pca.mean_, pca.components_))
-        self.mean, self.components = mean.float().to(device), components.float().to(device)
-        self.rest = (components @ (mean.float().double() - mean)).float().to(device)
+        self.mean = torch.from_numpy(np.asarray(pca.mean_, np.float64)).to(device)
+        self.components = torch.from_numpy(np.asarray(pca.components_, np.float64)).to(device)
 
     @torch.inference_mode()
-    @tf32(False)
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        centred = torch.from_numpy(rows).to(self.mean.device) - self.mean
-        return np.asarray(self._project(centred).cpu())
+        centred = torch.from_numpy(rows).to(self.mean.device).to(self.mean.dtype) - self.mean
+        projected: NDArray[np.float32] = self._project(centred).float().cpu().numpy()
+        return projected
 
     def _project(self, centred: Tensor) -> Tensor:
-        return (centred @ self.components.T).add_(self.rest)
+        return centred @ self.components.T
 
 
 class MeasuredProjection(Projection):
@@ -183,13 +182,13 @@ class MeasuredProjection(Projection):
 
     def __init__(self, pca: PCA, device: torch.device) -> None:
         super().__init__(pca, device)
-        self.count, self.squares = 0, torch.zeros(2, dtype=torch.float64, device=self.mean.device)
-        self.sums = [torch.zeros_like(side, dtype=torch.float64) for side in (self.mean, self.rest)]
+        self.count, self.squares = 0, self.mean.new_zeros(2)
+        self.sums = [torch.zeros_like(self.mean), self.mean.new_zeros(len(self.components))]
 
     def _project(self, centred: Tensor) -> Tensor:
         projected = super()._project(centred)
         self.count += len(centred)
-        for number, values in enumerate((centred.double(), projected.double())):
+        for number, values in enumerate((centred, projected)):
             self.squares[number] += values.square().sum()
             self.sums[number] += values.sum(0)
         return projected
