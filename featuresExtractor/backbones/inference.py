@@ -152,8 +152,8 @@ class Forward:
         """Begin as `__call__`, and return what waits for the features. A GPU has read the pixels then, and may be given
         the next ones before its features are fetched."""
         if self.overlaps and self.ready and len(pixels) <= self.batch:
-            if by_view := self._try(lambda: self._computed(pixels)):
-                return partial(self._fetched, by_view, len(pixels))
+            if sent := self._try(partial(self._sent, pixels)):
+                return partial(self._received, *sent)
             self._halve()
         outputs = self(pixels)
         return lambda: outputs
@@ -226,6 +226,19 @@ class Forward:
             for output, features in zip(outputs, layers, strict=True):
                 output[number] = features[:count].cpu().numpy()
         return outputs
+
+    def _sent(self, pixels: Tensor) -> tuple[list[list[Tensor]], Any]:
+        """For each view the layers as they arrive on the host, and the moment when all of them have."""
+        by_view = self._computed(pixels)
+        arriving = [[each[: len(pixels)].to("cpu", non_blocking=True) for each in layers] for layers in by_view]
+        event: Any = torch.cuda.Event
+        arrived = event()  # here, since a copy that is asked for after the next batch waits for that one too
+        arrived.record()
+        return arriving, arrived
+
+    def _received(self, arriving: list[list[Tensor]], arrived: Any) -> list[Features]:
+        arrived.synchronize()
+        return self._fetched(arriving, len(arriving[0][0]))
 
     def _padded(self, pixels: Tensor) -> Tensor:
         """A whole batch, since compiled code is made for one number of images."""

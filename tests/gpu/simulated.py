@@ -146,13 +146,16 @@ class Simulated(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Event:
-    """A moment in the work of the device, which is always over."""
+    """A moment in the work of the device, which is always over. The log of the device has an `s` where one is waited
+    for."""
 
-    def __init__(self, **_: object) -> None: ...
+    def __init__(self, device: Simulated) -> None:
+        self.device = device
 
     def record(self) -> None: ...
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        self.device.log += "s"
 
     def elapsed_time(self, _: Event) -> float:
         return 1.0
@@ -209,6 +212,7 @@ def _in_order(start: Any) -> list[Any]:
 @contextmanager
 def simulated(kind: str, value: float = 1.0) -> Iterator[Simulated]:
     """A machine with a GPU, of which torch is asked as of a real one."""
+    mode = Simulated(kind, value)
     answers = {
         "is_available": lambda: True,
         "is_bf16_supported": lambda *_, **__: True,
@@ -222,9 +226,8 @@ def simulated(kind: str, value: float = 1.0) -> Iterator[Simulated]:
         "synchronize": lambda *_: None,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "set_rng_state": lambda *_: None,
-        "Event": Event,
+        "Event": lambda **_: Event(mode),
     }
-    mode = Simulated(kind, value)
     unusable.cache_clear()
     with ExitStack() as stack:
         stack.callback(unusable.cache_clear)
