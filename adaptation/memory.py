@@ -72,8 +72,9 @@ def head_sizes(head: str, width: int) -> tuple[int, int]:
     return embedding_width(head, width), weights
 
 
-def _tile(device: torch.device) -> int:
-    """Numbers of a tile: on a GPU what half of its cache holds, since two are at work; on a CPU what was measured."""
+def tile_numbers(device: torch.device) -> int:
+    """Return the numbers of a tile: on a GPU what half of its cache holds, since two are at work; on a CPU what was
+    measured."""
     if device.type != "cuda":
         return TILE
     cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)  # bytes; torch has it since 2.1
@@ -94,7 +95,7 @@ def lay_out(
     `advice` says what to do.
     """
     bound, factors = bound or SHARE * free_memory(device), torch.bfloat16 if bf16 else None
-    kept = Tiling(factors=factors, numbers=_tile(device))
+    kept = Tiling(factors=factors, numbers=tile_numbers(device))
     again = replace(kept, keep=False)
     least = size.least(again)
     if least > bound:

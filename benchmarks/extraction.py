@@ -24,7 +24,7 @@ from common.machine.system import cores
 from common.storage.staging import Staging
 from featuresExtractor.backbones.activations import LayerReader
 from featuresExtractor.backbones.backbone import Backbone
-from featuresExtractor.backbones.inference import Forward
+from featuresExtractor.backbones.inference import LAYOUTS, Forward
 from featuresExtractor.backbones.layers import resolve
 from featuresExtractor.backbones.weights.loading import find_weights, load_backbone
 from featuresExtractor.extractor import extract_units
@@ -138,7 +138,7 @@ def _alone(forward: Forward, images: int) -> None:
     network = forward.backbone.backbone
     crop = forward.preprocessing.crop
     numbers = torch.randn(forward.batch, 3, crop, crop, device=forward.device, dtype=forward.type)
-    numbers = numbers.contiguous(memory_format=torch.channels_last)
+    numbers = numbers.contiguous(memory_format=LAYOUTS[forward.layout])
     run = torch.compile(network, dynamic=False) if forward.compiled else network
     with torch.inference_mode(), tf32(forward.precision == "tf32"):
         for start in range(0, images, forward.batch):

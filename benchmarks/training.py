@@ -14,6 +14,7 @@ import torch
 from adaptation.data.pairs import Pairs
 from adaptation.data.splits import draw_split, seeds_of
 from adaptation.heads import WIDTH, build_head
+from adaptation.memory import tile_numbers
 from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Settings, train_runs
 from benchmarks import plain
@@ -91,7 +92,7 @@ def _our_epochs(pairs: Pairs, settings: Settings, runs: int, device: torch.devic
             torch.cuda.synchronize()
         ends.append(time.perf_counter())
 
-    tiling = Tiling(factors=torch.bfloat16 if settings.precision == "bf16" else None)
+    tiling = Tiling(factors=torch.bfloat16 if settings.precision == "bf16" else None, numbers=tile_numbers(device))
     with tf32(settings.precision == "tf32"):
         train_runs(pairs, settings, range(1, 1 + runs), on_epoch, tiling=tiling)
     return [(after - before) / runs for before, after in pairwise(ends)]

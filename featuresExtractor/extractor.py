@@ -112,9 +112,13 @@ def _computed(batches: Iterable[Batch], forward: Forward, skip: bool, clock: Clo
     """Yield each batch with its outputs. A GPU gets the next batch before these are fetched."""
     waiting: list[tuple[Batch, Callable[[], Outputs]]] = []
     for batch in batches:
-        _check_readable(batch, skip)
         clock.lap(WAITING)
+        if batch.faults and not skip:
+            for last in waiting:
+                yield from _fetched(last, clock)
+        _check_readable(batch, skip)
         fetch = forward.start(torch.from_numpy(batch.pixels)) if batch.indices else forward.nothing
+        clock.lap(FORWARD)
         waiting.append((batch, fetch))
         if len(waiting) > forward.overlaps:
             yield from _fetched(waiting.pop(0), clock)

@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from common.errors import InputError
-from common.machine.device import float64_device, require_free, tf32
+from common.machine.device import float64_device, require_free, tf32, uploaded
 from common.progress import Bar, progress
 from common.storage.archives import canonical, check_archive
 from common.storage.files import written_whole
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from featuresExtractor.features.features_file import Features, FeaturesWriter, Rows
 
 NARROW = 1024  # up to this width float64 costs little
-MATRICES = 2  # as large as the covariance, at the least, that are held at once
+MATRICES, GPU_MATRICES = 2, 4  # as large as the covariance, at the least, that are held at once; cuSOLVER's too
 ADVICE = "take fewer --layers, or one PCA a layer (-p pca N)"
 OUTER = 32  # outer products that are added together
 BLOCKS, BLOCK = 8, 256  # parts that a row is cut into, and the least numbers of one
@@ -56,8 +56,8 @@ class Moments:
 
     def add(self, rows: Tensor) -> None:
         """Merges a chunk of rows (n, D)."""
-        about = rows.mean(0).to(self.mean.device, self.products)
-        centred = rows.to(about.device).to(about.dtype) - about
+        about = uploaded(rows.mean(0), self.mean.device).to(self.products)
+        centred = uploaded(rows, about.device).to(about.dtype) - about
         rest = centred.mean(0, dtype=torch.float64)  # what rounding left of the mean
         shift, total = about + rest - self.mean, self.count + len(rows)
         self._add_products(centred)
@@ -104,7 +104,7 @@ def check_components(n_components: int, rows: int, width: int) -> None:
 
 def check_memory(width: int, device: torch.device, advice: str = ADVICE) -> None:
     """OutOfMemory, with the advice, where a PCA of vectors of `width` numbers cannot be fitted on this device."""
-    matrices = MATRICES * torch.float64.itemsize * width**2
+    matrices = (GPU_MATRICES if device.type == "cuda" else MATRICES) * torch.float64.itemsize * width**2
     require_free(matrices, float64_device(device), f"a PCA of {width:,} dimensions takes", advice)
 
 
@@ -169,7 +169,7 @@ class Projection:
 
     @torch.inference_mode()
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        centred = torch.from_numpy(rows).to(self.mean.device).to(self.mean.dtype) - self.mean
+        centred = uploaded(torch.from_numpy(rows), self.mean.device).to(self.mean.dtype) - self.mean
         projected: NDArray[np.float32] = self._project(centred).float().cpu().numpy()
         return projected
 

@@ -182,13 +182,14 @@ def _extract_all(work: Work, forward: Forward, writers: Sequence[FeaturesWriter]
 def _seal(work: Work, units: Sequence[Unit], writers: Sequence[FeaturesWriter]) -> tuple[Files, dict[str, Any]]:
     """Make the files whole, as far as their names, with a record of each. Return them, and the first record."""
     assert work.weights is not None
+    assert work.forward is not None
     job, files, records = work.job, Files(), list[dict[str, Any]]()
     report = report_of(units, job.dataset)
     if not report.written:
         raise none_readable(job, report.skipped)
     for path, writer in zip(job.outputs, writers, strict=True):
         whole, digest = writer.seal(kept(job.dataset, units))
-        records.append(record_of(job, work.settings, work.weights, report, digest))
+        records.append(record_of(job, work.settings, work.weights, report, digest, work.forward.layout))
         record = path.with_suffix(".json").name
         write_json(work.staging.path / record, records[-1])
         files |= {record: work.staging.path / record, path.name: whole}

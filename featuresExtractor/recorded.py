@@ -79,7 +79,9 @@ def by_text(remarks: Sequence[Remark]) -> dict[str, list[str]]:
     return names
 
 
-def record_of(job: Job, settings: Mapping[str, Any], weights: Weights, report: Report, digest: str) -> dict[str, Any]:
+def record_of(
+    job: Job, settings: Mapping[str, Any], weights: Weights, report: Report, digest: str, layout: str
+) -> dict[str, Any]:
     """Return the record of a features file of this SHA-256."""
     contents = {
         "folder": str(job.dataset.root.resolve()),
@@ -91,6 +93,7 @@ def record_of(job: Job, settings: Mapping[str, Any], weights: Weights, report: R
         "drift": asdict(report.drift) if report.drift else None,
         "not_read": [asdict(skipped) for skipped in job.dataset.not_read],
         "device": device_name(job.device),
+        "layout": layout,
     }
     return {"sha256": digest, **make_record(settings, job.flags, **contents)}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptation.data.pairs import Pairs
+from common.machine.device import uploaded
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,6 @@ def batches(train: Stack, size: int | None, orders: Sequence[np.random.Generator
         return
     drawn = np.stack([order.permutation(len(train)) for order in orders])  # R N
     runs = torch.arange(len(drawn), device=train.left.device)[:, None]
-    order = torch.from_numpy(drawn).to(train.left.device)  # in one transfer, since a GPU's work waits for each
+    order = uploaded(torch.from_numpy(drawn), train.left.device)  # in one transfer
     for pairs in order.tensor_split(math.ceil(len(train) / size), dim=1):
         yield Stack(train.left[:, runs, pairs], train.right[:, runs, pairs])

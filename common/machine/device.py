@@ -6,9 +6,11 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.errors import InputError
 from common.machine.gpu import architecture, choice, occupancy, unusable, why_none
@@ -77,11 +79,29 @@ def float64_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+@cache
+def _uploads(device: torch.device) -> Any:
+    """The stream in which tensors are sent to a GPU."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def uploaded(values: Tensor, device: torch.device) -> Tensor:
+    """Return values on a device. A GPU receives them beside its work: in the stream of the work, the host would wait
+    for all that was begun before."""
+    if device.type != "cuda":
+        return values.to(device)
+    with torch.cuda.stream(_uploads(device)):
+        there = values.to(device)  # whose host memory may be written over from now on
+    there.record_stream(torch.cuda.current_stream(device))
+    return there
+
+
 def free_memory(device: torch.device) -> float:
     """Bytes that a program can still have on a device; infinite where nothing says. An Apple GPU shares the memory of
     its machine."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for this program
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type == "mps":
         left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         return min(left, available_memory())

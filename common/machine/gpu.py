@@ -19,8 +19,11 @@ from common.machine.shortage import names_memory
 
 GIB = 2**30
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-OWNERS = re.compile(r"cuda|\bcu[a-z]*_|\bhip|\bmps\b", re.IGNORECASE)
+OWNERS = re.compile(r"cuda|cudnn|\bcu[a-z]*_|\bhip|\bmps\b|unable to find an engine", re.IGNORECASE)
 """What names a GPU in an error: torch's allocators, CUDA, cuBLAS, cuDNN, cuSOLVER (CUBLAS_STATUS_...)."""
+PERHAPS = re.compile(r"STATUS_NOT_INITIALIZED|STATUS_INTERNAL_ERROR|unable to find (an engine|a valid)", re.IGNORECASE)
+"""What CUDA's libraries say where they find no memory for themselves, and for other reasons too."""
+LITTLE = 2**29  # bytes; with fewer left on a GPU they have none
 LONGEST = 10  # seconds that nvidia-smi may take
 
 
@@ -32,7 +35,15 @@ def is_of_gpu(error: BaseException) -> bool:
 
 def fills_gpu(error: BaseException) -> bool:
     """Return whether an error says that the memory of a GPU is full, whichever library reports it."""
-    return isinstance(error, torch.OutOfMemoryError) or (is_of_gpu(error) and names_memory(error))
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return is_of_gpu(error) and (names_memory(error) or (PERHAPS.search(str(error)) is not None and _is_nearly_full()))
+
+
+def _is_nearly_full() -> bool:
+    with suppress(RuntimeError, AssertionError):
+        return torch.cuda.mem_get_info()[0] < LITTLE
+    return False
 
 
 @contextmanager
@@ -50,7 +61,7 @@ def gpu_memory(advice: str, device: torch.device) -> Iterator[None]:
 
 def occupancy(device: torch.device) -> str:
     """Return `; NVIDIA H100: 1.2 of 79.1 GiB are free, python (process 4211) holds 61.0 GiB`: other processes only, as
-    far as they can be seen. Empty for other devices, and for a GPU that does not answer."""
+    far as they can be seen. Of a GPU that does not answer, the holders of any GPU. Empty for other devices."""
     if device.type != "cuda":
         return ""
     with suppress(RuntimeError, AssertionError):
@@ -58,20 +69,20 @@ def occupancy(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         memory = f"{free / GIB:.1f} of {total / GIB:.1f} GiB are free"
         return "; " + ", ".join([f"{properties.name}: {memory}", *_holders(str(getattr(properties, "uuid", "")))])
-    return ""
+    return "".join(f"; {holder}" for holder in _holders(None))  # so full that it does not even answer
 
 
-def _holders(uuid: str) -> Iterator[str]:
-    """The other processes that hold memory of a GPU, as nvidia-smi lists them; a container hides them."""
+def _holders(uuid: str | None) -> Iterator[str]:
+    """The other processes that hold memory of a GPU, or of any, as nvidia-smi lists them; a container hides them."""
     fields = "gpu_uuid,pid,used_memory,process_name"
     command = ["nvidia-smi", f"--query-compute-apps={fields}", "--format=csv,noheader,nounits"]
-    if not uuid or not shutil.which(command[0]):
+    if uuid == "" or not shutil.which(command[0]):
         return
     with suppress(OSError, subprocess.SubprocessError):
         listing = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LONGEST, check=True)
         for line in listing.stdout.splitlines():
             owner, process, used, name = [*map(str.strip, line.split(",", 3)), "", "", ""][:4]
-            if owner.removeprefix("GPU-") == uuid and process != str(os.getpid()):
+            if process not in ("", str(os.getpid())) and uuid in (None, owner.removeprefix("GPU-")):
                 size = f"{int(used) / 1024:.1f} GiB" if used.isdecimal() else "memory"
                 yield f"{printable(PurePath(name).name)} (process {process}) holds {size}"
 

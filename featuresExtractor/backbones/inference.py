@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError, OutOfMemory
-from common.machine.device import TYPES, empty_cache, float64_device, free_memory, require_free, tf32
-from common.machine.gpu import gpu_memory, is_of_gpu, occupancy
+from common.machine.device import TYPES, empty_cache, float64_device, free_memory, require_free, tf32, uploaded
+from common.machine.gpu import fills_gpu, gpu_memory, occupancy
 from common.machine.shortage import names_memory
 from featuresExtractor.backbones.activations import LayerReader, bytes_per_image, read_layers
 from featuresExtractor.backbones.drift import Drift, are_finite, check_same, drift_of, not_finite
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FLOAT = 4  # bytes
 LAYOUTS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
 FASTER = 0.95  # of the time that the first layout takes, from which on the second is used
-TIMED, TIMES = 16, 3  # images at most that a layout is timed with; how often
+TIMED, TIMES = 64, 3  # images at most that a layout is timed with; how often
 BATCH, GPU_BATCH = 64, 256  # images at a time by default; a GPU has more to do in parallel
 CPU_BUDGET = 2**28  # bytes of activations; more at a time was measured no faster on a CPU
 UNTRIED = ("mps",)  # devices that nobody has tried these networks on: each is compared with the CPU first
@@ -87,20 +87,21 @@ class Forward:
         self.batch, self.at_once = (max(1, min(batch, budget // each)) for each in (needed, exact))
 
     def _faster(self) -> str:
-        """The layout in which some images go through the network in less time."""
+        """The layout in which some images go through the network in less time; the first where the memory is short."""
         images = _noise(self.preprocessing.crop).expand(min(self.batch, TIMED), -1, -1, -1)
-        first, second = (self._seconds(layout, images) for layout in LAYOUTS)
-        return list(LAYOUTS)[second < FASTER * first]
+        first, second = (self._try(partial(self._milliseconds, layout, images)) for layout in LAYOUTS)
+        return list(LAYOUTS)[bool(first and second and second < FASTER * first)]
 
-    def _seconds(self, layout: str, images: Tensor) -> float:
-        """The shortest time of some in which images go through the network in a layout, after one that does not count.
-        In milliseconds, as CUDA has it."""
+    def _milliseconds(self, layout: str, pixels: Tensor) -> float:
+        """The shortest time of some in which images go through the network in a layout, after one that does not
+        count."""
         self.layout, times, event = layout, list[float](), partial(torch.cuda.Event, enable_timing=True)
         self.backbone.to(memory_format=LAYOUTS[layout])
+        images = self._images(pixels)
         for _ in range(1 + TIMES):
             start, end = event(), event()
             start.record()
-            self._computed(images)
+            read_layers(self.network, images, self.joined)
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end))
@@ -110,7 +111,7 @@ class Forward:
         """Bytes that one image takes in a precision. Its outputs, of each view, are in fp32 in all of them."""
         outputs = FLOAT * sum(math.prod(shape) for shape in self.shapes)
         inside = bytes_per_image(self.backbone, probe) * TYPES[precision].itemsize // FLOAT
-        return inside + len(self.views) * outputs
+        return inside + (1 + self.overlaps) * len(self.views) * outputs
 
     def _budget(self) -> int:
         """Bytes for activations: half of what is free."""
@@ -136,7 +137,8 @@ class Forward:
         try:
             outputs = self._all(pixels)
         except RuntimeError as error:
-            if is_of_gpu(error) or (self.precision == "fp32" and not self.compiled):
+            plain = self.precision == "fp32" and not self.compiled
+            if plain or fills_gpu(error) or isinstance(error, torch.AcceleratorError):
                 raise
             raise InputError(f"this network cannot be computed {self._asked()} here: {_first_line(error)}") from error
         if exact and are_finite(outputs):  # else the caller, who knows the names, reports the first such image
@@ -206,7 +208,7 @@ class Forward:
             with tf32(self.ready and self.precision == "tf32"):
                 return work()
         except (RuntimeError, MemoryError) as error:
-            if not names_memory(error):
+            if not (names_memory(error) or fills_gpu(error)):
                 raise
             return None
 
@@ -247,7 +249,7 @@ class Forward:
 
     def _images(self, pixels: Tensor) -> Tensor:
         """Bytes over the bus, normalised on the device, in the layout of the weights."""
-        images = normalise(pixels.to(self.device), self.preprocessing).to(self.type)
+        images = normalise(uploaded(pixels, self.device), self.preprocessing).to(self.type)
         return images.contiguous(memory_format=LAYOUTS[self.layout])
 
     def _halve(self) -> None:

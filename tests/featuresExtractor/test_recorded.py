@@ -68,7 +68,9 @@ def features(tmp_path: Path, dataset: Dataset) -> Path:
     path.parent.mkdir()
     path.write_bytes(b"features")
     job, chosen = job_of(MODEL, dataset, flags={"seed": 0}), settings(MODEL, WEIGHTS, dataset, 2)
-    write_json(path.with_suffix(".json"), recorded.record_of(job, chosen, WEIGHTS, Report(2), digest(path)))
+    write_json(
+        path.with_suffix(".json"), recorded.record_of(job, chosen, WEIGHTS, Report(2), digest(path), "channels last")
+    )
     return path
 
 
@@ -121,7 +123,7 @@ def test_facts_tell_settings_versions_flags_and_what_was_left_out(tmp_path: Path
     notes = Skipped("left/notes.txt", "not an image")
     some = replace(dataset, skipped=(orphaned,), not_read=(notes,))
     job = job_of(MODEL, some, flags={"seed": 3})
-    write_json(tmp_path / "f.json", recorded.record_of(job, chosen, WEIGHTS, report, "ab12"))
+    write_json(tmp_path / "f.json", recorded.record_of(job, chosen, WEIGHTS, report, "ab12", "channels last"))
     told = facts(tmp_path / "f.npy")
     assert (told["sha256"], told["weights_origin"], told["not_read"]) == ("ab12", "openai", [asdict(notes)])
     assert told["settings"] == json.loads(json.dumps(chosen))

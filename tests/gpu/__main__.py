@@ -7,13 +7,18 @@ import sys
 import pytest
 
 from common.console import logged
+from common.errors import InputError
 from common.machine.device import choose_device
 
 
 def main() -> int:
     """Return pytest's exit code; 0 where there is no GPU."""
     with logged():
-        device = choose_device(None)
+        try:
+            device = choose_device(None)
+        except InputError as error:
+            print(f"the GPU cannot be used: {error}")
+            return 2
     if device.type != "cuda":
         from common.machine.gpu import why_none
 

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from common.machine import device
 from common.machine.gpu import unusable
 
 aten = torch.ops.aten
@@ -60,6 +61,7 @@ class Simulated(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind, self.value, self.log = kind, value, ""
         self.uploads: int | None = None
+        self.beside = False  # whether uploads go to a stream of their own
         self.generator = torch.Generator().manual_seed(0)
         self.fake = Fakes(allow_non_fake_inputs=True) if kind == "cuda" else None
 
@@ -143,6 +145,18 @@ class Simulated(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.uploads -= 1
             if self.uploads < 0:
                 raise Uploads(f"{func}: the host sends numbers to the device")
+            if self.kind == "cuda" and not self.beside:
+                raise Waits(f"{func}: sent in the stream of the work, so that the host waits for it")
+
+
+@contextmanager
+def beside(mode: Simulated) -> Iterator[None]:
+    """Within a stream that is not that of the work."""
+    before, mode.beside = mode.beside, True
+    try:
+        yield
+    finally:
+        mode.beside = before
 
 
 class Event:
@@ -226,17 +240,24 @@ def simulated(kind: str, value: float = 1.0) -> Iterator[Simulated]:
         "synchronize": lambda *_: None,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "set_rng_state": lambda *_: None,
+        "memory_reserved": lambda *_: 0,
+        "memory_allocated": lambda *_: 0,
+        "Stream": lambda *_: None,
+        "stream": lambda _: beside(mode),
+        "current_stream": lambda *_: None,
         "Event": lambda **_: Event(mode),
     }
     unusable.cache_clear()
     with ExitStack() as stack:
         stack.callback(unusable.cache_clear)
+        stack.callback(device._uploads.cache_clear)
         stack.enter_context(mode.fake or nullcontext())
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if kind == "cuda":
             for name, answer in answers.items():
                 patch.setattr(torch.cuda, name, answer)
             patch.setattr(Tensor, "backward", backward)
+            patch.setattr(Tensor, "record_stream", lambda *_: None)
             patch.setattr(nn.Module, "_apply", apply)
             lifted = torch._C._only_lift_cpu_tensors()
             torch._C._set_only_lift_cpu_tensors(True)  # or numbers would go to a real GPU

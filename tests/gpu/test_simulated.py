@@ -35,6 +35,7 @@ from adaptation.data.split_pca import SplitPCA
 from adaptation.similarity.learned.file import read_similarity
 from adaptation.tiled_loss import Tiling
 from adaptation.trainer import Settings, train_final, train_runs
+from common.machine.device import uploaded
 from common.storage.files import read_json
 from featuresExtractor.backbones.activations import LayerReader
 from featuresExtractor.backbones.backbone import Backbone
@@ -42,7 +43,7 @@ from featuresExtractor.backbones.inference import Forward
 from featuresExtractor.backbones.weights.loading import random_network
 from featuresExtractor.features.writing import write_pairs
 from featuresExtractor.pca import NARROW, MeasuredProjection, Projection, fit_pca
-from tests.gpu.simulated import CARD, Event, Mixed, Simulated, Uploads, Waits, simulated
+from tests.gpu.simulated import CARD, Event, Mixed, Simulated, Uploads, Waits, beside, simulated
 
 KINDS = ["cuda", "meta"]  # fakes know CUDA's rules of devices; meta tensors go through autograd's own engine
 EPOCHS = 2
@@ -104,9 +105,18 @@ def test_each_upload_is_seen(kind: str, send: Callable[[Tensor], object]) -> Non
     with simulated(kind) as gpu:
         values = torch.zeros(3, 4, device=kind)
         gpu.uploads = 1
-        send(values)
+        with beside(gpu):
+            send(values)
         with pytest.raises(Uploads):
             send(values)
+
+
+def test_what_is_sent_in_the_stream_of_the_work_is_a_wait() -> None:
+    with simulated("cuda") as gpu:
+        gpu.uploads = 2
+        assert uploaded(torch.zeros(3), gpu.device).device.type == "cuda"
+        with pytest.raises(Waits):
+            torch.zeros(3).to(gpu.device)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,6 +17,7 @@ from adaptation.similarity.learned.calibration import KINDS, count_cosines
 from adaptation.similarity.learned.file import Learned
 from adaptation.similarity.learned.origin import NO_PCA, OTHER_WIDTH, Origin
 from adaptation.trainer import Settings
+from common.machine.device import tf32
 from common.record import package_versions
 from common.vectors import to_unit
 from featuresExtractor.pca import Projection, pca_digest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode()
+@tf32(False)
 def calibrate(head: nn.Module, pca: PCA | None, tested: Pairs) -> Tensor:
     """Return the counted cosines (spaces, kinds, BINS) of test pairs, before and after the head, where the head is.
     `pca` is that of the run, which the features have not been through."""

@@ -18,7 +18,7 @@ from common.record import differences
 from common.storage.files import sha256
 from featuresExtractor.backbones.activations import LayerReader, pooling_of
 from featuresExtractor.backbones.backbone import Backbone
-from featuresExtractor.backbones.inference import Forward
+from featuresExtractor.backbones.inference import LAYOUTS, Forward
 from featuresExtractor.backbones.layers import named, resolve
 from featuresExtractor.backbones.weights.fetch import REVISION
 from featuresExtractor.backbones.weights.loading import Weights, find_weights, load_backbone
@@ -45,7 +45,8 @@ class Network:
         recipe = self.processor.recipe
         backbone = load_backbone(self.model, self.weights)
         reader = LayerReader(backbone, tuple(self.model.layers), pooling_of(recipe, self.model))
-        return Forward(reader, self.model.preprocessing, 1, device, batch, precision=self.precision)
+        layout = next(iter(LAYOUTS))  # the same in every process: another changes last digits
+        return Forward(reader, self.model.preprocessing, 1, device, batch, precision=self.precision, layout=layout)
 
 
 def find_networks(

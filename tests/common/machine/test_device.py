@@ -136,6 +136,13 @@ def test_a_precision_that_both_have_is_taken(precision: str, where: str, monkeyp
     device.check_precision(precision, torch.device(where))
 
 
+def test_what_torch_keeps_of_a_gpu_for_this_program_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 5000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 300)
+    assert device.free_memory(torch.device("cuda")) == 1400
+
+
 def test_results_on_a_gpu_depend_on_which_one_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     assert device.arithmetic_of(torch.device("cpu")) == "cpu"

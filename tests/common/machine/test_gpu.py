@@ -44,6 +44,25 @@ def test_a_full_gpu_is_recognised_whoever_reports_it(error: RuntimeError) -> Non
     assert caught.value.__cause__ is error
 
 
+UNCLEAR = [
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+]
+
+
+@pytest.mark.parametrize("error", UNCLEAR, ids=str)
+@pytest.mark.parametrize(("free", "full"), [(gpu.LITTLE - 1, True), (gpu.LITTLE, False)])
+def test_what_libraries_say_without_a_reason_is_a_full_gpu_where_little_is_left(
+    error: RuntimeError, free: int, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu.is_of_gpu(error)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 2**34))
+    assert gpu.fills_gpu(error) == full
+
+
 @pytest.mark.parametrize("error", OTHERS, ids=str)
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
     assert not gpu.fills_gpu(error)
@@ -204,8 +223,11 @@ def test_who_holds_the_memory_is_said_as_far_as_it_is_known(monkeypatch: pytest.
     assert gpu.occupancy(CUDA) == FREE
 
 
-def test_a_gpu_that_does_not_tell_is_no_error() -> None:
+def test_of_a_gpu_that_does_not_answer_the_holders_are_said(smi: Path) -> None:
     if not torch.cuda.is_available():
+        held = "; python, of another (process 4211) holds 61.0 GiB; Xorg (process 77) holds memory"
+        assert gpu.occupancy(CUDA) == f"{held}; python3 (process 99) holds 0.0 GiB"
+        smi.unlink()
         assert gpu.occupancy(CUDA) == ""
 
 
