@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.storage.staging import Staging
+from common.storage.staging import UNITS, Staging
 from featuresExtractor import units as units_module
 from featuresExtractor.backbones.drift import Drift
 from featuresExtractor.features.features_file import FeaturesWriter, make_rows, row_type
@@ -163,7 +163,7 @@ WRONG = [
     {"states": [[1]]},
     {"states": [[0, 0]] * 4},
     {"states": [["a", None]] * 4},
-    {"states": [[float("inf"), 0]] * 4},
+    {"states": [["INF", 0]] * 4},
     {"sums": []},
     {"sums": [0, 0]},
     {"sums": "ab"},
@@ -172,7 +172,7 @@ WRONG = [
     {"remarks": 3},
     {"drift": 3},
     {"drift": {"precision": "bf16", "images": "x", "lowest": 0, "mean": 0}},
-    {"drift": {"precision": "bf16", "images": float("inf"), "lowest": 0, "mean": 0}},
+    {"drift": {"precision": "bf16", "images": "INF", "lowest": 0, "mean": 0}},
     *({"left_out": left_out} for left_out in (None, "ab", 3, [7], ["a"], [-1])),
 ]
 
@@ -183,6 +183,8 @@ def test_record_of_a_batch_that_is_not_of_this_work_does_not_hold(
 ) -> None:
     unit = recorded_units(begun)[0]
     add(begun, unit, **other)
+    journal = begun.path / UNITS
+    journal.write_bytes(journal.read_bytes().replace(b'"INF"', b"1e999"))  # which Python reads as infinite
     assert verified(outputs, dataset) == [range(2, 4), range(4, 6)]
     add(begun, unit)
     assert verified(outputs, dataset) == [range(2), range(2, 4), range(4, 6)]
