@@ -275,4 +275,4 @@ def test_names_in_any_encoding_go_all_the_way(tmp_path: Path) -> None:
     again = [*EXTRACT[:2], "other", *EXTRACT[3:], "--weights", "random"]
     assert ended(start(again, tmp_path)) == 2
     assert "\x1b[31m" not in (tmp_path / "log.txt").read_text()
-    assert r"left/\x1b[31mred.png: an empty file" in (tmp_path / "log.txt").read_text()
+    assert r"left/\x1b[31mred.png: cannot be read (an empty file)" in (tmp_path / "log.txt").read_text()
