@@ -42,11 +42,18 @@ def test_page_opens_without_a_word_in_the_console(page: Path, sample: Page, tmp_
     assert "24 of 24 queries" in document.texts
 
 
-def test_images_are_shown_when_their_query_is_near_the_window(page: Path, sample: Page, tmp_path: Path) -> None:
-    for attempt in range(5):  # a browser on a busy machine may end before it has drawn once
-        document, _ = opened(page, tmp_path / f"profile{attempt}")
+def drawn(page: Path, folder: Path, state: str = "", *flags: str) -> tuple[Document, list[str]]:
+    """A page as `opened` returns it, once images are shown: on a busy machine the browser may end before it has drawn
+    once."""
+    for attempt in range(5):
+        document, console = opened(page, folder / f"profile{attempt}", state, *flags)
         if document.articles[0].images:
             break
+    return document, console
+
+
+def test_images_are_shown_when_their_query_is_near_the_window(page: Path, sample: Page, tmp_path: Path) -> None:
+    document, _ = drawn(page, tmp_path)
     first, last = document.articles[0], document.articles[-1]
     query = sample.queries[0]
     assert query.partner is not None
@@ -173,7 +180,7 @@ def test_hostile_names_run_nothing_and_break_nothing(sample: Page, tmp_path: Pat
     ]
     title = "".join(HOSTILE[:5])
     write_page(tmp_path / "page.html", replace(sample, title=title, queries=queries, notes=HOSTILE))
-    document, console = opened(tmp_path / "page.html", tmp_path / "profile", "show=all", "--window-size=1280,20000")
+    document, console = drawn(tmp_path / "page.html", tmp_path, "show=all", "--window-size=1280,20000")
     assert console == []  # neither an error nor what the policy keeps from running
     assert document.title == title
     assert [article.heading for article in document.articles] == [printable(query.image.name) for query in queries]
