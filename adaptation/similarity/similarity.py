@@ -152,8 +152,8 @@ class Similarity:
         """Return what becomes of features (N, D): the frozen ones (N, n), which the PCA reduced, and the embeddings
         (N, E), both float32 of unit length.
 
-        Features that this PCA has reduced already are taken too: told by their width, or, where the PCA keeps as many
-        dimensions as there were, by `reduced`. InputError for those of another width.
+        Features that this PCA has reduced already are taken too. Their width shows it; where the PCA keeps as many
+        dimensions as there were, `reduced` says so. InputError for those of another width.
         """
         features = np.asarray(features, np.float32)
         widths = dict.fromkeys((self.learned.width, self.learned.reduced))

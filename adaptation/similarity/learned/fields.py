@@ -1,5 +1,5 @@
-"""What the description of a similarity must hold, and of which types. It may be anyone's: nothing in it is used before
-it is checked here."""
+"""What the description of a similarity must hold, and of which types. It is untrusted: nothing in it is used before it
+is checked here."""
 
 from __future__ import annotations
 

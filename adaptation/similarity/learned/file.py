@@ -6,7 +6,7 @@
     calibration      (2, 2, 2000) int64: cosines of test pairs by bins; frozen and adapted, partners and strangers
 
 The metadata has one entry, `similarity`, a JSON object (`fields.py`): `format`, `backbones`, `gap`, `width` (D), `pca`,
-`head`, `loss`, `logit_scale`, `settings`, `pairs`, `metrics`, `calibration`, `versions`. A file may be anyone's: its
+`head`, `loss`, `logit_scale`, `settings`, `pairs`, `metrics`, `calibration`, `versions`. A file is untrusted: its
 header is bounded, shapes are compared before tensors are read, and values must be finite.
 """
 

@@ -347,8 +347,8 @@ def test_features_that_are_no_numbers_in_fp32_are_not_blamed_on_a_precision(tiny
     next(forward.backbone.parameters()).data.fill_(torch.nan)
     with pytest.raises(InputError) as caught:
         forward(pixels_of(tiny_model, 5))
-    told = "the first 4 images: the network gives values that are not finite numbers; are these its weights?"
-    assert str(caught.value) == told
+    expected = "the first 4 images: the network gives values that are not finite numbers; are these its weights?"
+    assert str(caught.value) == expected
 
 
 def test_drift_is_told_in_words() -> None:

@@ -279,9 +279,9 @@ def test_an_unreadable_image_is_no_reason_to_write_all_again(
     assert f"warning: 1 skipped; {out / 'embeddings.json'} lists which and why" in capsys.readouterr().err
     before = (out / "embeddings.npy").stat().st_mtime_ns
     assert run(*words) == 0
-    told = capsys.readouterr()
-    assert "all 16 images are embedded here already" in told.out
-    assert "1 skipped" in told.err
+    printed = capsys.readouterr()
+    assert "all 16 images are embedded here already" in printed.out
+    assert "1 skipped" in printed.err
     assert (out / "embeddings.npy").stat().st_mtime_ns == before
     (folder / "bad.png").unlink()
     assert run(*words) == 0
@@ -550,9 +550,9 @@ def test_without_following_links_those_that_lead_out_are_named(
     image(tmp_path / "elsewhere" / "b.png", (40, 30), 3)
     (left(tmp_path) / "b.png").symlink_to(tmp_path / "elsewhere" / "b.png")
     assert run("embed", "-d", left(tmp_path), "-s", tmp_path / "out") == 2
-    told = capsys.readouterr().err
-    assert "b.png: " in told
-    assert "--follow-links" in told
+    message = capsys.readouterr().err
+    assert "b.png: " in message
+    assert "--follow-links" in message
     assert not (tmp_path / "out").exists()
 
 

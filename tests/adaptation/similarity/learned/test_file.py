@@ -156,7 +156,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         save(tensors(**{"pca.mean": None, "pca.components": None}), about()),
         "its tensor pca.mean is missing",
     ),
-    "a PCA that is not told of": (save(tensors(), about(pca=None)), "it holds pca.components, pca.mean, which no"),
+    "a PCA that is not described": (save(tensors(), about(pca=None)), "it holds pca.components, pca.mean, which no"),
     "another PCA": (save(tensors(**{"pca.mean": torch.ones(6).double()}), about()), "its PCA is another one than its"),
     "a head of odd numbers": (
         save(tensors(**{"head.a": torch.zeros(4, dtype=torch.float8_e5m2)}), about()),
